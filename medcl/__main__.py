@@ -1,0 +1,5 @@
+"""`python -m medcl`, the same as the `medcl` command."""
+
+from medcl.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""The only place that knows there may be several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_active() -> bool:
+    """Whether a process group has been joined (see training/launch.py)."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process, 0 where there is only one."""
+    return dist.get_rank() if is_active() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if is_active() else 1
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if is_active():
+        dist.barrier()
+
+
+def any_process(flag: bool, device: torch.device | None = None) -> bool:
+    """Whether the flag is true on any process: how ranks agree to stop at the same step."""
+    if not is_active():
+        return flag
+    value = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes in rank order: (batch, ...) -> (world * batch, ...), with gradient.
+
+    Every process is expected to compute the same loss from the result. The backward pass hands each process the
+    gradient of its own rows times the number of processes, so that DistributedDataParallel's mean over processes is
+    exactly the gradient that one process with the whole batch would have. No communication is needed backwards.
+    """
+    if not is_active():
+        return tensor
+    return _Gather.apply(tensor)
+
+
+def gather_all(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """`gather` for each tensor of a tuple."""
+    return tuple(gather(tensor) for tensor in tensors)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = tensor.shape[0]
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        result = torch.cat(parts)
+        if not tensor.is_floating_point():
+            ctx.mark_non_differentiable(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        start = rank() * ctx.rows
+        return gradients[0][start : start + ctx.rows] * world_size()
