@@ -66,7 +66,9 @@ def sha256_of_files(root: Path, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def write_card(folder: Path, kind: str, *, inputs: Mapping[str, str], settings: Any, counts: Mapping[str, int], **more: Any) -> dict[str, Any]:
+def write_card(
+    folder: Path, kind: str, *, inputs: Mapping[str, str], settings: Any, counts: Mapping[str, int], **more: Any
+) -> dict[str, Any]:
     """Write `card.json`, the mark that the folder is whole. Call it last.
 
     kind: data, store, run, backbone or study. inputs: name -> hash of what the folder was made from. more: what the

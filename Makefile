@@ -1,0 +1,48 @@
+# The commands a developer types; `make demo` is the one a stranger types first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+PYTEST := $(BIN)/python -m pytest
+SHAPES := --jaxtyping-packages=medcl.objectives,medcl.encoders,medcl.methods,medcl.monitoring,beartype.beartype
+
+.PHONY: demo test test-slow lint format bench clean
+
+demo: $(STAMP)
+	$(BIN)/medcl demo
+
+test: lint
+	$(PYTEST) -n 2 -m "not slow and not gpu" $(SHAPES)
+
+test-slow: $(TEST_STAMP)
+	$(PYTEST) -m "slow" $(SHAPES)
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(TEST_STAMP)
+	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script || exit 1; done
+
+# torch first and pinned: a plain `torch` may bring gigabytes of CUDA libraries.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[codecs]"
+	touch $@
+
+$(TEST_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $(STAMP) $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
