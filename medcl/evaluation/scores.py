@@ -1,0 +1,159 @@
+"""The numbers a study reports, each for many weightings of the test cases at once.
+
+A weighting is a row of `weights` (rows, cases): a bootstrap sample of patients is how often each was drawn, a
+permutation gives weight to one of two models' predictions. Every function answers one value per row, NaN where the
+row leaves the number undefined (a class without cases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+ECE_BINS = 15
+LOWER_IS_BETTER = frozenset({"brier", "ece", "hd95_mm"})
+CHANCE = {"auroc": 0.5, "dice": 0.0}
+_CHUNK = 2_000_000  # numbers in the largest temporary array
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier said about test cases.
+
+    probabilities: (cases, classes), calibrated to the share of the classes among the labelled training cases; prior:
+    (classes,) those shares; label: (cases,) class numbers. Decisions go to the class of the highest probability /
+    prior, the best choice where every class counts the same.
+    """
+
+    probabilities: np.ndarray
+    label: np.ndarray
+    prior: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured case by case, where no classes are involved: names of the numbers and values (cases, numbers)."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Predictions in the form the scores read. Two tables with the same classes can be put one below the other."""
+
+    ranks: np.ndarray
+    probabilities: np.ndarray
+    decision: np.ndarray
+    label: np.ndarray
+
+    def below(self, other: Table) -> Table:
+        """The rows of both, those of `other` last."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("ranks", "probabilities", "decision", "label"))
+        return Table(*(np.concatenate(pair) for pair in pairs))
+
+
+def table_of(predictions: Predictions) -> Table:
+    """Ranks instead of probabilities where only the order counts, so that two models can be exchanged case by case."""
+    from scipy.stats import rankdata
+
+    probabilities = predictions.probabilities.astype(np.float64)
+    decision = np.argmax(probabilities / np.maximum(predictions.prior, 1e-12), axis=1)
+    return Table(rankdata(probabilities, axis=0) / len(probabilities), probabilities, decision, predictions.label)
+
+
+def score_classification(table: Table, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """auroc, auprc, f1 (macro, one class against the rest; the higher class where there are two), balanced_accuracy, brier, ece."""
+    numbers = {"auroc": _macro(auroc), "auprc": _macro(auprc), "balanced_accuracy": balanced_accuracy, "f1": f1, "brier": brier, "ece": ece}
+    return {name: _in_chunks(number, table, weights) for name, number in numbers.items()}
+
+
+def score_measured(measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Weighted means of what was measured, cases that have no value left out."""
+    known = np.isfinite(measured.values)
+    with np.errstate(invalid="ignore"):
+        means = (weights @ np.where(known, measured.values, 0.0)) / (weights @ known.astype(np.float64))
+    return {name: means[:, column] for column, name in enumerate(measured.names)}
+
+
+def auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve: the chance that a positive case scores above a negative one, ties counting half."""
+    of_positive, of_negative = _by_score(score, positive, weights)
+    below = np.cumsum(of_negative, axis=1) - of_negative
+    area = np.sum(of_positive * (below + 0.5 * of_negative), axis=1)
+    return _ratio(area, of_positive.sum(1) * of_negative.sum(1))
+
+
+def auprc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve as average precision: steps, no interpolation."""
+    of_positive, of_negative = (part[:, ::-1] for part in _by_score(score, positive, weights))
+    found = np.cumsum(of_positive, axis=1)
+    precision = _ratio(found, found + np.cumsum(of_negative, axis=1), empty=0.0)
+    return _ratio(np.sum(of_positive * precision, axis=1), of_positive.sum(1))
+
+
+def balanced_accuracy(table: Table, weights: np.ndarray) -> np.ndarray:
+    """Mean over the classes of the share of their cases that were recognised."""
+    recalls = []
+    for own in range(table.probabilities.shape[1]):
+        is_own = table.label == own
+        recalls.append(_ratio(weights @ (is_own & (table.decision == own)), weights @ is_own))
+    return np.mean(recalls, axis=0)
+
+
+def f1(table: Table, weights: np.ndarray) -> np.ndarray:
+    """Harmonic mean of precision and recall; of the higher class where there are two, else the mean over classes."""
+    classes = table.probabilities.shape[1]
+    values = []
+    for own in [1] if classes == 2 else range(classes):
+        is_own, said = table.label == own, table.decision == own
+        values.append(_ratio(2 * (weights @ (is_own & said)), weights @ is_own + weights @ said))
+    return np.mean(values, axis=0)
+
+
+def brier(table: Table, weights: np.ndarray) -> np.ndarray:
+    """Mean squared distance between probabilities and truth, summed over classes, halved: 0 is perfect, 1 is always wrong."""
+    truth = np.eye(table.probabilities.shape[1])[table.label]
+    return _ratio(weights @ (0.5 * np.sum((table.probabilities - truth) ** 2, axis=1)), weights.sum(1))
+
+
+def ece(table: Table, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error of the most probable class, 15 equal bins (Guo et al. 2017, equation 3)."""
+    confidence = table.probabilities.max(1)
+    correct = (table.probabilities.argmax(1) == table.label).astype(np.float64)
+    bins = np.clip((confidence * ECE_BINS).astype(int), 0, ECE_BINS - 1)
+    inside = np.eye(ECE_BINS)[bins]
+    gaps = np.abs(weights @ (inside * (correct - confidence)[:, None]))
+    return _ratio(gaps.sum(1), weights.sum(1))
+
+
+def _macro(number: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Table, np.ndarray], np.ndarray]:
+    def over_classes(table: Table, weights: np.ndarray) -> np.ndarray:
+        classes = table.ranks.shape[1]
+        chosen = [1] if classes == 2 else range(classes)
+        return np.mean([number(table.ranks[:, own], table.label == own, weights) for own in chosen], axis=0)
+
+    return over_classes
+
+
+def _by_score(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positives and of negatives at each distinct score, ascending: twice (rows, distinct scores)."""
+    order = np.argsort(score, kind="stable")
+    ordered = score[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    sorted_weights = weights[:, order]
+    is_positive = positive[order]
+    of_positive = np.add.reduceat(np.where(is_positive, sorted_weights, 0), starts, axis=1)
+    return of_positive, np.add.reduceat(np.where(is_positive, 0, sorted_weights), starts, axis=1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), empty, dtype=np.float64), where=whole > 0)
+
+
+def _in_chunks(number: Callable[[Table, np.ndarray], np.ndarray], table: Table, weights: np.ndarray) -> np.ndarray:
+    rows = max(1, _CHUNK // weights.shape[1])
+    parts = [number(table, weights[start : start + rows].astype(np.float64)) for start in range(0, len(weights), rows)]
+    return np.concatenate(parts)
