@@ -1,0 +1,1 @@
+"""Prepared volumes on disk, read by the box: recipes, `prepare`, and the store itself."""

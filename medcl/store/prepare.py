@@ -1,0 +1,211 @@
+"""DATA -> STORE: every volume made standard once, in parallel, going on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcl.foundation.config import to_yaml
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
+from medcl.foundation.progress import Progress, Silent
+from medcl.store import work
+from medcl.store.plan import Estimate, Task, estimate, plan_tasks
+from medcl.store.recipe import Recipe, recipe_hash
+from medcl.store.standard import Prepared, Refused, prepare_volume
+from medcl.store.volume_store import INDEX, LABELS, RECIPE, REPORTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Prepared", "Refused", "Summary", "prepare", "prepare_volume"]
+
+LEDGER = "ledger.parquet"
+_PARTS = "parts"
+_BEGUN = "begun.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `prepare` did. refused: counts by ledger code. estimate: only of a dry run, which writes nothing."""
+
+    folder: Path
+    volumes: int
+    patients: int
+    masks: int
+    refused: dict[str, int]
+    bytes: int
+    estimate: Estimate | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+
+def prepare(
+    data: Path | str, out: Path | str, recipe: Recipe, *, jobs: int = 1, progress: Progress | None = None, dry_run: bool = False
+) -> Summary:
+    """Prepare every volume of a DATA folder into a STORE folder.
+
+    A volume already written whole is not done again; a store already whole is left alone. A volume that cannot be
+    prepared is listed in `ledger.parquet`. Raises UserError for a folder without a card, or an `out` made from other
+    data or with another recipe; DataError where no volume was usable or a worker process died.
+    """
+    from medcl.ingest.data import open_data
+
+    data, out = Path(data), Path(out)
+    return prepare_data(open_data(data), hash_of_folder(data), out, recipe, jobs=jobs, progress=progress or Silent(), dry_run=dry_run)
+
+
+def prepare_data(data: Any, data_hash: str, out: Path, recipe: Recipe, *, jobs: int, progress: Progress, dry_run: bool = False) -> Summary:
+    """`prepare` for an opened DATA folder (anything with its `manifest`, `volume`, `mask`, `labels`, `reports`)."""
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: expected 1 or more")
+    if len(data.manifest) == 0:
+        raise DataError("the manifest is empty: no volume to prepare")
+    if dry_run:
+        guess = estimate(data, recipe, jobs)
+        progress.say(f"{len(data.manifest)} volumes: {guess}")
+        return Summary(out, len(data.manifest), data.manifest["patient_key"].nunique(), 0, {}, guess.disk_bytes, guess)
+    made_from = {"data": data_hash, "recipe": recipe_hash(recipe)}
+    if (out / CARD).is_file():
+        return _already_whole(out, made_from, progress)
+    _begin(out, made_from)
+    _run(data, out, recipe, plan_tasks(data.manifest, recipe), jobs, progress)
+    summary = _finish(data, out, recipe, made_from)
+    shutil.rmtree(out / _PARTS)
+    (out / _BEGUN).unlink()
+    return summary
+
+
+def _already_whole(out: Path, made_from: dict[str, str], progress: Progress) -> Summary:
+    card = read_card(out, "store")
+    if {"data": card["inputs"].get("data"), "recipe": card.get("recipe_hash")} != made_from:
+        raise UserError(f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it")
+    progress.say(f"{out}: already whole, nothing to do")
+    counts = card["counts"]
+    return Summary(out, counts["volumes"], counts["patients"], counts["masks"], card["refused"], card["array_bytes"])
+
+
+def _begin(out: Path, made_from: dict[str, str]) -> None:
+    begun = out / _BEGUN
+    if begun.is_file():
+        if read_json(begun) != made_from:
+            raise UserError(f"--out {out}: begun from other data or with another recipe; choose another folder or remove it")
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out}: not empty and not a store; choose another folder")
+    else:
+        write_json(begun, made_from)
+    (out / _PARTS).mkdir(exist_ok=True)
+
+
+def _run(data: Any, out: Path, recipe: Recipe, tasks: list[Task], jobs: int, progress: Progress) -> None:
+    open_tasks = [task for task in tasks if not _part(out, task.number).is_file()]
+    counts = {task.number: len(task.rows) for task in tasks}
+    total, done = sum(counts.values()), sum(counts.values()) - sum(len(task.rows) for task in open_tasks)
+    context = work.Context(data, out, recipe)
+    finished = _in_turn(context, open_tasks) if jobs == 1 else _in_parallel(context, open_tasks, jobs)
+    rows = (row for number, part in finished for row in _keep(out, number, part))
+    for _ in progress.track(rows, total, "prepare", done=done):
+        pass
+
+
+def _keep(out: Path, number: int, part: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    write_json(_part(out, number), part)
+    return part
+
+
+def _part(out: Path, number: int) -> Path:
+    return out / _PARTS / f"{number:07d}.json"
+
+
+def _in_turn(context: work.Context, tasks: list[Task]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    for task in tasks:
+        yield task.number, work.do_task(context, task)
+
+
+def _in_parallel(context: work.Context, tasks: list[Task], jobs: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    spawn = multiprocessing.get_context("spawn")
+    waiting = iter(tasks)
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,)) as pool:
+        running: set[Future] = set()
+        try:
+            while True:
+                while len(running) < 2 * jobs and (task := next(waiting, None)) is not None:
+                    running.add(pool.submit(work.do_task_in_worker, task))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died, most likely for want of memory; what is done is kept: run the same command with fewer --jobs"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> Summary:
+    """Gather the parts into the index and the ledger, copy the tables, write the card."""
+    import pandas as pd
+
+    records = sorted((row for path in sorted((out / _PARTS).glob("*.json")) for row in read_json(path)), key=lambda row: row["row"])
+    ledger = pd.DataFrame([{name: row[name] for name in ("volume_id", "status", "reason", "detail")} for row in records])
+    refused = {
+        str(code): int(count) for code, count in ledger.loc[ledger["status"] == "refused", "reason"].value_counts().sort_index().items()
+    }
+    used = [row for row in records if row["status"] == "used"]
+    _write_table(out / LEDGER, ledger)
+    if not used:
+        reasons = ", ".join(f"{count} {code}" for code, count in refused.items())
+        detail = next(row["detail"] for row in records if row["status"] == "refused")
+        raise DataError(f"no volume could be prepared ({reasons}); the first: {detail}; all in {out / LEDGER}")
+    index = _index(data.manifest, used)
+    _write_table(out / INDEX, index)
+    write_text(out / RECIPE, to_yaml(recipe))
+    for name, table in ((LABELS, data.labels), (REPORTS, data.reports)):
+        if table is not None:
+            _write_table(out / name, table)
+    array_bytes = sum(path.stat().st_size for path in sorted((out / work.ARRAYS).iterdir()))
+    counts = {"volumes": len(index), "patients": len(set(index["patient"])), "masks": sum(index["mask_file"] != "")}
+    write_card(
+        out,
+        "store",
+        inputs={"data": made_from["data"]},
+        settings=recipe.model_dump(mode="json"),
+        counts=counts | {"refused": sum(refused.values())},
+        recipe_hash=made_from["recipe"],
+        corpus_hash=_corpus_hash(index, made_from["recipe"]),
+        refused=refused,
+        array_bytes=array_bytes,
+    )
+    return Summary(out, counts["volumes"], counts["patients"], counts["masks"], refused, array_bytes)
+
+
+def _index(manifest: pd.DataFrame, used: list[dict[str, Any]]) -> pd.DataFrame:
+    """The manifest's rows that were used, with what the prepared array changes and adds."""
+    index = manifest.iloc[[row["row"] for row in used]].reset_index(drop=True)
+    for name in used[0]["columns"]:
+        index[name] = [row["columns"][name] for row in used]
+    codes = {key: code for code, key in enumerate(sorted(index["patient_key"].astype(str).unique()))}
+    index["patient"] = [codes[str(key)] for key in index["patient_key"]]
+    return index
+
+
+def _corpus_hash(index: pd.DataFrame, recipe: str) -> str:
+    """Names the set of scans and how they were prepared, whatever their order."""
+    hashes = sorted(index["pixel_hash"].astype(str))
+    return hashlib.sha256(json.dumps([recipe, hashes]).encode()).hexdigest()
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_whole(path, lambda partial: table.to_parquet(partial, index=False))

@@ -1,0 +1,190 @@
+"""One scan made standard: `prepare_volume` is the same function for the store and for a scan embedded years later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl.foundation import geometry
+from medcl.foundation.errors import UserError
+from medcl.foundation.types import Volume
+from medcl.store.recipe import BinaryIntensity, DisplayIntensity, Recipe, WindowIntensity, ZScoreIntensity
+from medcl.store.resample import resample, resampled_length
+
+
+class Refused(UserError):
+    """A volume that contradicts the recipe. `code` is short and stable; it goes to the ledger."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume as the store keeps it.
+
+    array: (x, y, z) float32 in stored units; affine: 4x4, voxel index -> RAS+ mm. background: the stored value of
+    nothing (air, black), used outside the field. native value = stored value * spread + center, before clipping.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    background: float
+    center: float = 0.0
+    spread: float = 1.0
+
+
+def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
+    """Reorient, cut to the body, resample and scale one volume as the recipe says. Pure.
+
+    Raises Refused (a UserError with a ledger code) where the volume contradicts the recipe.
+    """
+    _check_claims(volume, recipe)
+    array, affine = np.asarray(volume.array), np.asarray(volume.affine, dtype=float)
+    if recipe.kind == "volume":
+        array, affine = geometry.reorient(array, affine, recipe.orientation)
+    _check_values(array, recipe)
+    if recipe.body_crop:
+        array, affine = _crop(array, affine, _body_box(array, affine, recipe))
+    array, affine = resample(array, affine, resampling_factors(array.shape, geometry.spacing_mm(affine), recipe))
+    return _scale(array, affine, recipe)
+
+
+def resampling_factors(shape: tuple[int, ...], spacing: tuple[float, ...], recipe: Recipe) -> tuple[float, float, float]:
+    """By how much each voxel grows, for a volume already in the recipe's orientation."""
+    if recipe.kind == "picture":
+        side = max(shape[:2])
+        factor = side / recipe.picture_side if recipe.picture_side and side > recipe.picture_side else 1.0
+        return factor, factor, 1.0
+    if recipe.spacing_mm is None:
+        return 1.0, 1.0, 1.0
+    wanted = [max(old, new) if recipe.keep_coarse else new for old, new in zip(spacing, recipe.spacing_mm, strict=True)]
+    x, y, z = (1.0 if abs(new / old - 1) < 0.01 else new / old for old, new in zip(spacing, wanted, strict=True))
+    return x, y, z
+
+
+def predicted_shape(shape: tuple[int, ...], spacing: tuple[float, ...], orientation: str, recipe: Recipe) -> tuple[int, int, int]:
+    """Shape after preparation without a body crop: what the plan and the dry run count with."""
+    if recipe.kind == "volume" and len(orientation) == 3:
+        axes = [next(i for i, letter in enumerate(orientation) if letter in pair) for pair in _pairs(recipe.orientation)]
+        shape, spacing = tuple(shape[i] for i in axes), tuple(spacing[i] for i in axes)
+    factors = resampling_factors(shape, spacing, recipe)
+    x, y, z = (resampled_length(length, factor) for length, factor in zip(shape, factors, strict=True))
+    return x, y, z
+
+
+def _pairs(orientation: str) -> list[str]:
+    return [next(pair for pair in ("LR", "PA", "IS") if letter in pair) for letter in orientation]
+
+
+def _check_claims(volume: Volume, recipe: Recipe) -> None:
+    if volume.kind != recipe.kind:
+        raise Refused("wrong_kind", f"a {volume.kind} for recipe '{recipe.name}', which is for {recipe.kind}s; choose another --recipe")
+    if volume.modality not in recipe.modalities:
+        accepted = ", ".join(recipe.modalities)
+        raise Refused(
+            "wrong_modality", f"modality '{volume.modality}' for recipe '{recipe.name}' (for {accepted}); choose another --recipe"
+        )
+    if volume.units not in recipe.units:
+        wanted = " or ".join(recipe.units)
+        raise Refused(
+            "wrong_units",
+            f"units '{volume.units}' for recipe '{recipe.name}', which needs {wanted}; ingest the original with its rescale values, "
+            "or write a recipe file with other units",
+        )
+    if volume.array.ndim != 3 or 0 in volume.array.shape:
+        raise Refused("wrong_shape", f"shape {volume.array.shape}: expected three axes (x, y, z), none of them empty")
+
+
+def _check_values(array: np.ndarray, recipe: Recipe) -> None:
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise Refused("not_finite", "NaN or infinite voxels; repair the file")
+    if low == high and not isinstance(recipe.intensity, BinaryIntensity):
+        raise Refused("constant", f"every voxel is {low:g}")
+    if recipe.plausible and not (low < recipe.plausible[0] and high > recipe.plausible[1]):
+        raise Refused(
+            "implausible_units",
+            f"values from {low:g} to {high:g} do not look like {recipe.units[0]}: expected some below {recipe.plausible[0]:g} and some "
+            f"above {recipe.plausible[1]:g}; rescaled twice, or never? (a recipe file may say `plausible: null`)",
+        )
+
+
+def _crop(array: np.ndarray, affine: np.ndarray, box: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ np.array([start for start, _ in box], dtype=float)
+    return array[tuple(slice(*limits) for limits in box)], moved
+
+
+def _body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tuple[int, int]]:
+    """Box of the largest connected thing that is not air, on a grid of about 4 mm, with the recipe's margin."""
+    from skimage import measure
+
+    spacing = geometry.spacing_mm(affine)
+    steps = [max(1, int(4.0 / length)) for length in spacing]
+    coarse = array[:: steps[0], :: steps[1], :: steps[2]]
+    mask = coarse > body_threshold(coarse, recipe)
+    labels = np.asarray(measure.label(mask, connectivity=1))
+    whole = [(0, length) for length in array.shape]
+    regions = measure.regionprops(labels)
+    if not regions:
+        return whole
+    region = max(regions, key=lambda found: (found.area, -found.label))
+    if region.area < 0.01 * mask.size:
+        return whole
+    box = []
+    for axis in range(3):
+        margin = round(recipe.body_margin_mm / spacing[axis])
+        start = region.bbox[axis] * steps[axis] - margin
+        stop = region.bbox[axis + 3] * steps[axis] + margin
+        box.append((max(0, start), min(array.shape[axis], stop)))
+    return box
+
+
+def body_threshold(array: np.ndarray, recipe: Recipe) -> float:
+    """Value above which a voxel counts as body: -500 HU, or a tenth of the way from dark to bright."""
+    if recipe.stored_units == "HU":
+        return -500.0
+    low, high = np.percentile(array[::2, ::2, ::2] if array.size > 2**20 else array, (0.5, 99.5))
+    return float(low + 0.1 * (high - low))
+
+
+def _scale(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> Prepared:
+    intensity = recipe.intensity
+    if isinstance(intensity, WindowIntensity):
+        clipped = np.clip(array, intensity.stored_low, intensity.stored_high)
+        return Prepared(clipped, affine, background=intensity.stored_low)
+    if isinstance(intensity, ZScoreIntensity):
+        center, spread = _robust_moments(array, intensity, recipe)
+        return _standardised(array, affine, center, spread, (-intensity.clip, intensity.clip))
+    if isinstance(intensity, DisplayIntensity):
+        low, high = _percentiles(array, (intensity.low_percentile, intensity.high_percentile))
+        return _standardised(array, affine, low, high - low, (0.0, 1.0))
+    half = max(float(array.max()), 0.0) / 2
+    return Prepared((array > half).astype(np.float32), affine, background=0.0)
+
+
+def _standardised(array: np.ndarray, affine: np.ndarray, center: float, spread: float, limits: tuple[float, float]) -> Prepared:
+    result = np.clip((array - np.float32(center)) / np.float32(spread), *limits, dtype=np.float32)
+    return Prepared(result, affine, background=float(result.min()), center=center, spread=spread)
+
+
+def _robust_moments(array: np.ndarray, intensity: ZScoreIntensity, recipe: Recipe) -> tuple[float, float]:
+    body = array[array > body_threshold(array, recipe)].astype(np.float64)
+    low, high = np.percentile(body, (intensity.low_percentile, intensity.high_percentile))
+    kept = body[(body >= low) & (body <= high)]
+    spread = float(kept.std())
+    if spread <= 0:
+        raise Refused("constant", "the body has one value only")
+    return float(kept.mean()), spread
+
+
+def _percentiles(array: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    low, high = (float(value) for value in np.percentile(array, percentiles))
+    if low == high:
+        low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise Refused("constant", "the picture has one value only")
+    return low, high

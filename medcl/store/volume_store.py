@@ -1,0 +1,132 @@
+"""Prepared volumes as rows: `read(row, box)` touches only the chunks it needs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcl.foundation.config import load
+from medcl.foundation.files import read_card
+from medcl.foundation.types import Volume
+from medcl.store.arrays import ArrayReader, Box
+from medcl.store.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INDEX = "index.parquet"
+RECIPE = "recipe.yaml"
+LABELS = "labels.parquet"
+REPORTS = "reports.parquet"
+
+
+class VolumeStore:
+    """A STORE folder, read-only. Thread safe; pickles as its path.
+
+    index: one row per volume. The manifest's columns, with `shape`, `spacing_mm`, `orientation` and `units` of the
+    prepared array, and: `affine` (16 numbers, row by row), `patient` (int, equal numbers are the same patient),
+    `file`, `offset`, `nbytes` (offset -1: the file is this volume's own), `dtype`, `slope`, `intercept` (stored value
+    = integer * slope + intercept), `background` (stored value of nothing), `center`, `spread` (native value =
+    stored value * spread + center), `mask_file`, `mask_offset`, `mask_nbytes` ("" where there is no mask).
+
+    Raises UserError for a folder without a store's card.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.card: dict[str, Any] = read_card(self.folder, "store")
+        self.recipe: Recipe = load(Recipe, self.folder / RECIPE)
+        self.index: pd.DataFrame = _table(self.folder / INDEX)
+        self._arrays = ArrayReader(self.folder)
+        self._shapes = [(int(x), int(y), int(z)) for x, y, z in self.index["shape"]]
+        self._affines = [np.array(numbers, dtype=float).reshape(4, 4) for numbers in self.index["affine"]]
+        self._columns = {name: self.index[name].tolist() for name in _FAST}
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])
+
+    @cached_property
+    def labels(self) -> pd.DataFrame | None:
+        """The data's labels (columns as in DATA's labels.parquet), or None."""
+        return _table(self.folder / LABELS) if (self.folder / LABELS).is_file() else None
+
+    @cached_property
+    def reports(self) -> pd.DataFrame | None:
+        """The data's reports (`report_id, text, ...`), or None."""
+        return _table(self.folder / REPORTS) if (self.folder / REPORTS).is_file() else None
+
+    @property
+    def paired(self) -> bool:
+        """Whether volumes come with reports."""
+        return (self.folder / REPORTS).is_file()
+
+    def shape(self, row: int) -> tuple[int, int, int]:
+        """Shape (x, y, z) of a stored array."""
+        return self._shapes[row]
+
+    def affine(self, row: int) -> np.ndarray:
+        """4x4, stored voxel index -> RAS+ mm."""
+        return self._affines[row]
+
+    def background(self, row: int) -> float:
+        """The stored value of nothing: air, black, no signal."""
+        return self._columns["background"][row]
+
+    def has_mask(self, row: int) -> bool:
+        """Whether a mask belongs to the volume."""
+        return bool(self._columns["mask_file"][row])
+
+    def read(self, row: int, box: Box | None = None) -> Volume:
+        """A box ((x0, x1), (y0, y1), (z0, z1)) inside the array, all of it by default: float32 in stored units."""
+        raw, slope, intercept = self.read_raw(row, box)
+        array = raw.astype(np.float32)
+        array *= np.float32(slope)
+        array += np.float32(intercept)
+        affine = self._affines[row].copy()
+        if box is not None:
+            affine[:3, 3] += affine[:3, :3] @ np.array([limits[0] for limits in box], dtype=float)
+        modality = str(self.index["modality"].iat[row])
+        return Volume(array, affine, modality, self.recipe.stored_units, self.recipe.kind)
+
+    def read_raw(self, row: int, box: Box | None = None) -> tuple[np.ndarray, float, float]:
+        """The same box as the integers of the file, with (slope, intercept): value = integer * slope + intercept."""
+        columns = self._columns
+        array = self._read(row, "", columns["dtype"][row], box)
+        return array, columns["slope"][row], columns["intercept"][row]
+
+    def mask(self, row: int, box: Box | None = None) -> np.ndarray | None:
+        """The mask's labels in a box: uint8 on the volume's own grid, or None where there is none."""
+        return self._read(row, "mask_", "uint8", box) if self.has_mask(row) else None
+
+    def _read(self, row: int, prefix: str, dtype: str, box: Box | None) -> np.ndarray:
+        shape = self._shapes[row]
+        box = _whole(shape) if box is None else box
+        if any(not 0 <= start < stop <= length for (start, stop), length in zip(box, shape, strict=True)):
+            raise ValueError(f"box {box} is not inside row {row}'s shape {shape}")
+        name, offset = self._columns[prefix + "file"][row], self._columns[prefix + "offset"][row]
+        if offset < 0:
+            return self._arrays.read(name, box)
+        place = (offset, self._columns[prefix + "nbytes"][row])
+        return self._arrays.read_pooled(name, place, dtype, shape, box)
+
+
+_FAST = ("file", "offset", "nbytes", "dtype", "slope", "intercept", "background", "mask_file", "mask_offset", "mask_nbytes")
+
+
+def _whole(shape: tuple[int, int, int]) -> Box:
+    return (0, shape[0]), (0, shape[1]), (0, shape[2])
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path)

@@ -1,0 +1,132 @@
+"""One task of `prepare`, in whatever process it runs: read, make standard, write, and tell what became of each volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl.foundation import geometry
+from medcl.foundation.errors import MedclError
+from medcl.store.arrays import write_array, write_pool
+from medcl.store.plan import Task
+from medcl.store.recipe import Recipe
+from medcl.store.resample import nearest_on_grid
+from medcl.store.standard import Prepared, Refused, prepare_volume
+
+ARRAYS = "arrays"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every task needs. data: an opened DATA folder; out: the store's folder."""
+
+    data: Any
+    out: Path
+    recipe: Recipe
+
+    @cached_property
+    def mask_ids(self) -> dict[str, str]:
+        """volume_id -> mask_id, for the volumes that have a mask (the first, where there are several)."""
+        labels = self.data.labels
+        if labels is None or not {"volume_id", "mask_id"} <= set(labels.columns):
+            return {}
+        named = labels.dropna(subset=["mask_id"]).drop_duplicates("volume_id")
+        return {str(volume): str(mask) for volume, mask in zip(named["volume_id"], named["mask_id"], strict=True) if str(mask)}
+
+
+_context: Context | None = None
+
+
+def begin_worker(context: Context) -> None:
+    """Called once in every worker process."""
+    global _context
+    _context = context
+
+
+def do_task_in_worker(task: Task) -> tuple[int, list[dict[str, Any]]]:
+    """`do_task` with the context this process was begun with, and the task's number."""
+    assert _context is not None
+    return task.number, do_task(_context, task)
+
+
+def do_task(context: Context, task: Task) -> list[dict[str, Any]]:
+    """Prepare and write the task's volumes. Returns one JSON-able record per volume, in their order.
+
+    A record has `row` (in the manifest), `volume_id`, `status` (used | refused), `reason` (ledger code), `detail`, and
+    for used volumes `columns` (what goes into the index).
+    """
+    records, images, masks = [], [], []
+    for row in task.rows:
+        record, image, mask = _prepare_row(context, row)
+        records.append(record)
+        if image is not None:
+            images.append((record, image))
+        if mask is not None:
+            masks.append((record, mask))
+    folder, stem = context.out / ARRAYS, f"{task.number:07d}"
+    _write(folder, stem, "", images, task.pooled)
+    _write(folder, f"{stem}-mask", "mask_", masks, task.pooled)
+    return records
+
+
+def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any], np.ndarray]], pooled: bool) -> None:
+    if not items:
+        return
+    name = f"{stem}.pool" if pooled else f"{stem}.b2nd"
+    places = write_pool(folder / name, [array for _, array in items]) if pooled else [(-1, write_array(folder / name, items[0][1]))]
+    for (record, _), (offset, size) in zip(items, places, strict=True):
+        record["columns"] |= {f"{prefix}file": f"{ARRAYS}/{name}", f"{prefix}offset": offset, f"{prefix}nbytes": size}
+
+
+def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
+    volume_id = str(context.data.manifest["volume_id"].iat[row])
+    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "status": "refused", "reason": "", "detail": ""}
+    try:
+        prepared = prepare_volume(context.data.volume(volume_id), context.recipe)
+        mask = _mask_on_grid(context, volume_id, prepared)
+    except Refused as refusal:
+        return record | {"reason": refusal.code, "detail": str(refusal)}, None, None
+    except (MedclError, OSError, ValueError, EOFError) as error:
+        # The message may name a path, and a path may name a patient: only the kind of error leaves ingest's rooms.
+        return record | {"reason": "unreadable", "detail": f"could not be read ({type(error).__name__})"}, None, None
+    raw, columns = _encode(prepared, context.recipe)
+    return record | {"status": "used", "columns": columns}, raw, mask
+
+
+def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
+    dtype, slope, intercept = recipe.storage()
+    limits = np.iinfo(dtype)
+    raw = np.clip(np.rint((prepared.array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max).astype(dtype)
+    columns = {
+        "shape": [int(n) for n in raw.shape],
+        "spacing_mm": list(geometry.spacing_mm(prepared.affine)),
+        "orientation": geometry.orientation(prepared.affine) if recipe.kind == "volume" else "",
+        "units": recipe.stored_units,
+        "affine": [float(value) for value in prepared.affine.ravel()],
+        "dtype": dtype,
+        "slope": slope,
+        "intercept": intercept,
+        "background": prepared.background,
+        "center": prepared.center,
+        "spread": prepared.spread,
+        "mask_file": "",
+        "mask_offset": -1,
+        "mask_nbytes": 0,
+    }
+    return raw, columns
+
+
+def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> np.ndarray | None:
+    mask_id = context.mask_ids.get(volume_id)
+    if mask_id is None:
+        return None
+    mask = context.data.mask(mask_id)
+    labels = np.rint(np.asarray(mask.array)).astype(np.int64)
+    if labels.min() < 0 or labels.max() > 255:
+        raise Refused("wrong_mask", f"mask labels from {labels.min()} to {labels.max()}: expected 0 to 255")
+    x, y, z = prepared.array.shape
+    return nearest_on_grid(labels.astype(np.uint8), np.asarray(mask.affine, dtype=float), (x, y, z), prepared.affine)
