@@ -108,8 +108,8 @@ def quantiles(replicates: np.ndarray, level: float = 0.95) -> tuple[float, float
     if not len(known):
         return float("nan"), float("nan")
     tail = (1 - level) / 2
-    low, high = (float(np.quantile(known, share, method=method)) for share, method in ((tail, "lower"), (1 - tail, "higher")))
-    return low, high
+    low = np.quantile(known, tail, method="lower")
+    return float(low), float(np.quantile(known, 1 - tail, method="higher"))
 
 
 def permutation_p(ones: list[Outcome], others: list[Outcome], patient: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
