@@ -1,0 +1,110 @@
+"""Findings and their look-alikes in a volume: each takes exactly as many voxels, with exactly the same weights, as the other would."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .findings import Finding
+from .shapes import Grid, curve, distance_to_points
+
+MASK_VALUES = {"nodules": 1, "effusion": 2, "cardiomegaly": 3}
+
+
+class _Canvas:
+    """The lung voxels still free, and the HU they will get. Held flat so that every finding is a choice among free voxels."""
+
+    def __init__(self, hu: np.ndarray, lung: np.ndarray, grid: Grid) -> None:
+        self.hu, self.mask = hu.copy(), np.zeros(hu.shape, dtype=np.uint8)
+        self.index = np.flatnonzero(lung.ravel() > 0.12)
+        self.points = grid.points()[self.index]
+        self.free = np.ones(len(self.index), dtype=bool)
+
+    def fill(self, rank: np.ndarray, weights: np.ndarray, value: float, kind: str) -> None:
+        """Give the free voxels of lowest `rank` the falling `weights`, mixing their HU towards `value`."""
+        order = np.argsort(np.where(self.free, rank, np.inf), kind="stable")[: min(len(weights), int(self.free.sum()))]
+        chosen, weights = self.index[order], weights[: len(order)].astype(np.float32)
+        flat = self.hu.reshape(-1)
+        flat[chosen] += weights * (np.float32(value) - flat[chosen])
+        self.mask.reshape(-1)[chosen[weights > 0.5]] = MASK_VALUES.get(kind, 0)
+        self.free[order] = False
+
+
+def place(
+    hu: np.ndarray, lung: np.ndarray, parts: dict[str, np.ndarray], grid: Grid, findings: tuple[Finding, ...], draw: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the findings into the lungs. Returns HU and mask, both (z, y, x)."""
+    canvas = _Canvas(hu, lung, grid)
+    near = {name: values.ravel()[canvas.index] for name, values in parts.items()}
+    for finding in sorted(findings, key=lambda f: f.volume_ml == 0):
+        if finding.kind in ("nodules", "scars"):
+            _many(canvas, near, grid, finding, draw)
+        else:
+            _block(canvas, near, grid, finding, draw)
+    return canvas.hu, canvas.mask
+
+
+def _block(canvas: _Canvas, near: dict[str, np.ndarray], grid: Grid, finding: Finding, draw: np.random.Generator) -> None:
+    """Fluid, thickening, a raised diaphragm, a large heart or a wide mediastinum: the voxels that its shape reaches first."""
+    wobble = draw.uniform(0.8, 1.25, 3)
+    heart = finding.kind in ("cardiomegaly", "mediastinal_fat")
+    value = draw.uniform(38, 46) if heart else draw.uniform(5, 25)
+    x, y, z = canvas.points.T
+    ranks = {
+        "effusion": 0.9 * near["floor"] - 0.8 * wobble[0] * y - 0.35 * near["wall"] * -1,
+        "raised_diaphragm": near["floor"] + 0.004 * wobble[0] * (y + 10) ** 2,
+        "pleural_thickening": near["wall"] * 2.2 - 0.5 * z * wobble[0] + 0.3 * y * wobble[1],
+        "cardiomegaly": near["heart"],
+        "mediastinal_fat": near["middle"] + 0.25 * np.abs(z - 45 * wobble[0]) + 0.2 * np.abs(y),
+    }
+    rank = ranks[finding.kind]
+    if finding.side:
+        rank = rank + np.where((x > 0) == (finding.side == "left"), 0, 1e4)
+    voxels = round(finding.volume_ml / grid.voxel_ml)
+    canvas.fill(rank, np.ones(voxels), value, finding.kind)
+
+
+def _many(canvas: _Canvas, near: dict[str, np.ndarray], grid: Grid, finding: Finding, draw: np.random.Generator) -> None:
+    """Balls, or curved tubes made of as many voxels with the same weights; place, size and HU are drawn before the kind matters."""
+    value, aspect = draw.uniform(10, 50), draw.uniform(5.0, 8.0)
+    main = draw.normal(0, 1, 3)
+    taken: list[np.ndarray] = []
+    for _ in range(finding.count):
+        radius = finding.size_mm * draw.uniform(0.85, 1.15) / 2
+        centre = _free_place(canvas, near, taken, finding, draw)
+        taken.append(centre)
+        weights = _ball_weights(radius, grid, draw)
+        knots = _tube(centre, radius, aspect, main, draw)
+        if finding.kind == "nodules":
+            knots = centre[None]
+        canvas.fill(distance_to_points(canvas.points, knots), weights, value, finding.kind)
+
+
+def _free_place(
+    canvas: _Canvas, near: dict[str, np.ndarray], taken: list[np.ndarray], finding: Finding, draw: np.random.Generator
+) -> np.ndarray:
+    """A centre well inside free lung, away from the others."""
+    deep = np.flatnonzero(canvas.free & (near["depth"] > 0.45 * finding.size_mm))
+    best, best_gap = canvas.points[0], -1.0
+    for pick in draw.choice(deep if len(deep) else np.arange(len(canvas.points)), 6):
+        centre = canvas.points[pick] + draw.uniform(-2, 2, 3)
+        gap = min((float(np.linalg.norm(centre - other)) for other in taken), default=1e3)
+        if gap > best_gap:
+            best, best_gap = centre, gap
+    return best
+
+
+def _tube(centre: np.ndarray, radius: float, aspect: float, main: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """A curve so long that a tube of the ball's volume around it has length = aspect * diameter."""
+    volume = 4 / 3 * np.pi * radius**3
+    diameter = (4 * volume / (np.pi * aspect)) ** (1 / 3)
+    direction = main / np.linalg.norm(main) + draw.normal(0, 0.45, 3)
+    return curve(centre, direction, aspect * diameter, draw.uniform(0.1, 0.5), draw)
+
+
+def _ball_weights(radius: float, grid: Grid, draw: np.random.Generator) -> np.ndarray:
+    """Falling weights (1 at the core, 0 outside) of the voxels of a soft ball on this grid."""
+    reach = [int(np.ceil((radius + 6) / s)) for s in grid.spacing_mm]
+    axes = [(np.arange(-n, n + 1) + draw.uniform(-0.5, 0.5)) * s for n, s in zip(reach, grid.spacing_mm, strict=True)]
+    distance = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2).ravel()
+    weights = 1 / (1 + np.exp((distance - radius) / 1.2))
+    return np.sort(weights[weights > 0.05])[::-1]
