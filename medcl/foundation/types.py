@@ -7,6 +7,7 @@ length; `channel`; `*space` the spatial axes an encoder sees (3D: x y z; 2D: row
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,5 +100,5 @@ class StepOutput:
 
     loss: Tensor
     embeddings: Tensor
-    scalars: dict[str, float | Tensor] = field(default_factory=dict)
+    scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
     carry: tuple[Tensor, ...] = ()

@@ -1,0 +1,13 @@
+"""The methods: the union of their settings is the list."""
+
+from __future__ import annotations
+
+from medcl.foundation.config import union_of
+from medcl.methods.convirt import ConVIRT, ConVIRTConfig
+from medcl.methods.method import Method
+from medcl.methods.moco import MoCo, MoCoConfig
+from medcl.methods.simclr import SimCLR, SimCLRConfig
+
+MethodConfig = union_of("medcl.methods", SimCLRConfig, MoCoConfig, ConVIRTConfig)
+
+__all__ = ["ConVIRT", "ConVIRTConfig", "Method", "MethodConfig", "MoCo", "MoCoConfig", "SimCLR", "SimCLRConfig"]

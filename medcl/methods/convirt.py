@@ -1,0 +1,72 @@
+"""ConVIRT: an image agrees with a sentence of its report, both ways. Zhang et al. 2020, https://arxiv.org/abs/2010.00747"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from medcl.encoders.contract import Encoder
+from medcl.encoders.heads import ProjectionHead
+from medcl.encoders.text_transformer import TextTransformerConfig
+from medcl.foundation.config import Settings
+from medcl.foundation.types import Batch, StepOutput, Text
+from medcl.methods.method import Method
+from medcl.methods.parts import different_patients, unit
+from medcl.monitoring.collapse import alignment
+from medcl.objectives.info_nce import info_nce
+
+
+class ConVIRTConfig(Settings):
+    """Settings of ConVIRT; temperature, image_weight (lambda) and projection_dim as in the paper. text: the network that reads reports."""
+
+    name: Literal["convirt"] = "convirt"
+    temperature: float = Field(default=0.1, gt=0)
+    image_weight: float = Field(default=0.75, ge=0, le=1)
+    projection_dim: int = Field(default=512, ge=2)
+    text: TextTransformerConfig = TextTransformerConfig()
+
+    def build(self, encoder: Encoder) -> ConVIRT:
+        """The method around an encoder."""
+        return ConVIRT(self, encoder)
+
+
+class ConVIRT(Method):
+    """`v = g_v(f_v(x))`, `u = g_u(f_u(t))`, and `lambda l(v->u) + (1 - lambda) l(u->v)` (eq. 2 to 4)."""
+
+    num_views = 1
+    uses_text = True
+
+    def __init__(self, config: ConVIRTConfig, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = encoder
+        self.text = config.text.build()
+        self.image_head = ProjectionHead(encoder.dim, config.projection_dim)
+        self.text_head = ProjectionHead(self.text.dim, config.projection_dim)
+
+    def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
+        """v of the image, u of the sentence, the items and their patients."""
+        if batch.text is None:
+            raise ValueError("ConVIRT needs Batch.text: one tokenised sentence for each image")
+        return self.encode_image(batch.views[0]), self.encode_text(batch.text), batch.item, batch.patient
+
+    def encode_text(self, text: Text) -> Tensor:
+        """u, unit length: what retrieval compares with the images' v."""
+        return unit(self.text_head(self.text(text)))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """v, unit length."""
+        return unit(self.image_head(self.backbone(image).pooled))
+
+    def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
+        """InfoNCE both ways; the positive of an image is the sentence drawn for it."""
+        image, text, item, patient = embeddings
+        positive = item[:, None] == item[None, :]
+        valid = positive | different_patients(patient, patient)
+        to_text = info_nce(image, text, positive, temperature=self.config.temperature, valid=valid)
+        to_image = info_nce(text, image, positive, temperature=self.config.temperature, valid=valid)
+        loss = self.config.image_weight * to_text + (1 - self.config.image_weight) * to_image
+        scalars = {"alignment": alignment(image, text), "loss_image_to_text": to_text.detach(), "loss_text_to_image": to_image.detach()}
+        return StepOutput(loss, image.detach(), scalars)

@@ -1,0 +1,80 @@
+"""MoCo v2: a query agrees with its slow teacher's key, against a queue of keys. He et al. 2020, https://arxiv.org/abs/1911.05722, and Chen et al. 2020, https://arxiv.org/abs/2003.04297"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from medcl.encoders.contract import Encoder
+from medcl.encoders.heads import ProjectionHead
+from medcl.foundation.config import Settings
+from medcl.foundation.types import Batch, StepOutput
+from medcl.methods.method import Method
+from medcl.methods.parts import KeyQueue, Teacher, different_patients, unit
+from medcl.monitoring.collapse import alignment
+from medcl.objectives.info_nce import info_nce
+
+
+class MoCoConfig(Settings):
+    """Settings of MoCo v2.
+
+    queue_size: keys kept; smaller than the number of scans, or a scan meets old keys of itself (they are left out). momentum: of the
+    teacher; 0.999 suits tens of thousands of steps, 0.99 a few thousand. projection_dim: length of queries and keys.
+    """
+
+    name: Literal["moco"] = "moco"
+    temperature: float = Field(default=0.2, gt=0)
+    queue_size: int = Field(default=4096, ge=1)
+    momentum: float = Field(default=0.999, ge=0, lt=1)
+    projection_dim: int = Field(default=128, ge=2)
+
+    def build(self, encoder: Encoder) -> MoCo:
+        """The method around an encoder."""
+        return MoCo(self, encoder)
+
+
+class MoCo(Method):
+    """`q = g(f(x_1))`, `k = teacher(x_2)`, InfoNCE of q against k and the queue (eq. 1), teacher by momentum (eq. 2)."""
+
+    def __init__(self, config: MoCoConfig, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = encoder
+        self.head = ProjectionHead(encoder.dim, config.projection_dim)
+        self.teacher = Teacher(self.backbone, self.head, config.momentum)
+        self.queue = KeyQueue(config.queue_size, config.projection_dim)
+
+    def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
+        """Queries of the first view, keys of the second, the items' patients. No shuffling: no norm looks across items."""
+        query = unit(self.head(self.backbone(batch.views[0]).pooled))
+        key = unit(self.teacher(batch.views[1]))
+        return query, key, batch.patient
+
+    def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
+        """InfoNCE: one positive, the own key; negatives are the queue's keys of other patients."""
+        query, key, patient = embeddings
+        own = torch.eye(len(query), dtype=torch.bool, device=query.device)
+        negative = different_patients(patient, self.queue.patients) & self.queue.valid()
+        loss = info_nce(
+            query,
+            torch.cat([key, self.queue.keys]),
+            torch.cat([own, torch.zeros_like(negative)], dim=1),
+            temperature=self.config.temperature,
+            valid=torch.cat([own, negative], dim=1),
+        )
+        scalars = {"alignment": alignment(query, key), "queue_filled": self.queue.valid().float().mean()}
+        return StepOutput(loss, query.detach(), scalars, carry=(key, patient))
+
+    def after_step(self, output: StepOutput, progress: float) -> None:
+        """The teacher follows, the keys enter the queue."""
+        self.teacher.update(self.backbone, self.head)
+        self.queue.push(*output.carry)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Student and teacher begin from the same weights."""
+        super().start_from(weights)
+        self.teacher.update(self.backbone, self.head, momentum=0.0)

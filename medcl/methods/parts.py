@@ -1,0 +1,79 @@
+"""What several methods need: who is whose positive, a momentum teacher, a queue of keys."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from medcl.encoders.contract import Encoder
+
+
+def unit(embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Rows of length 1, in float32 whatever the network computed in."""
+    return F.normalize(embeddings.float(), dim=1)
+
+
+def different_patients(left: Int64[Tensor, " n"], right: Int64[Tensor, " m"]) -> Bool[Tensor, "n m"]:
+    """Which pairs may be negatives: another scan of the same patient is neither positive nor negative."""
+    return left[:, None] != right[None, :]
+
+
+class Teacher(nn.Module):
+    """A frozen copy of backbone and head that follows them slowly: `teacher = m teacher + (1 - m) student` (MoCo, eq. 2)."""
+
+    def __init__(self, backbone: Encoder, head: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.head = copy.deepcopy(head).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch dim"]:
+        """Projected embeddings without gradient, not normalised."""
+        return self.head(self.backbone(image).pooled)
+
+    @torch.no_grad()
+    def update(self, backbone: Encoder, head: nn.Module, momentum: float | None = None) -> None:
+        """Move towards the student; momentum 0 copies it."""
+        student: list[Tensor] = [*backbone.parameters(), *head.parameters()]
+        teacher: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
+        # One fused call: four times faster than a loop over the tensors of a ResNet-50.
+        torch._foreach_lerp_(teacher, student, 1 - (self.momentum if momentum is None else momentum))
+
+
+class KeyQueue(nn.Module):
+    """The keys of earlier batches, oldest overwritten first; one key a row, so that enqueueing writes whole rows.
+
+    keys: (size, dim); patients: (size,); count: keys ever pushed. Rows never written are invalid. MoCo's code fills them
+    with random unit vectors instead; an untrained network tells those from real keys at once, so they only make the first
+    steps look learned.
+    """
+
+    keys: Tensor
+    patients: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(size, dim))
+        self.register_buffer("patients", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def valid(self) -> Bool[Tensor, " size"]:
+        """Which rows hold a key."""
+        return torch.arange(len(self.keys), device=self.keys.device) < self.count
+
+    @torch.no_grad()
+    def push(self, keys: Float[Tensor, "n dim"], patients: Int64[Tensor, " n"]) -> None:
+        """Overwrite the oldest rows; of more keys than the queue holds, the last are kept."""
+        size = len(self.keys)
+        first = self.count + max(len(keys) - size, 0)
+        keys, patients = keys[-size:], patients[-size:]
+        rows = (first + torch.arange(len(keys), device=self.keys.device)) % size
+        self.keys.index_copy_(0, rows, keys.to(self.keys.dtype))
+        self.patients.index_copy_(0, rows, patients)
+        self.count.copy_(first + len(keys))

@@ -1,0 +1,1 @@
+"""Looking at embeddings while they are learned: pure functions, nothing is optimised here."""

@@ -1,0 +1,64 @@
+"""Whether embeddings still say something: spread, effective rank, share of the first direction, alignment, uniformity.
+
+Nothing is centred before directions are counted: a constant embedding has one direction, and centring it away would
+leave rounding noise that looks like full rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+MOST_ROWS = 1024
+
+
+@torch.no_grad()
+def collapse_figures(embeddings: Float[Tensor, "n dim"]) -> dict[str, float]:
+    """Figures of the first 1,024 rows, each normalised to length 1.
+
+    spread: mean standard deviation per dimension times sqrt(dim); 1 = even over the sphere, 0 = one point (Chen & He
+    2021, section 4.1). effective_rank: exponential of the entropy of the singular values (Roy & Vetterli 2007). first_direction_share:
+    part of the squared length along the first singular direction. uniformity: log mean exp(-2 |x - y|^2) over pairs
+    (Wang & Isola 2020, eq. 5); 0 = one point, about -4 = even over the sphere.
+    """
+    rows = F.normalize(embeddings[:MOST_ROWS].float(), dim=1)
+    singular = torch.linalg.svdvals(rows)
+    total = singular.sum()
+    if not total > 0:
+        return {"spread": 0.0, "effective_rank": 1.0, "first_direction_share": 1.0, "uniformity": 0.0}
+    share = singular / total
+    entropy = -torch.special.xlogy(share, share).sum()
+    squared = (2 - 2 * rows @ rows.T).clamp(min=0)
+    upper = torch.ones_like(squared, dtype=torch.bool).triu(1)
+    return {
+        "spread": float(rows.std(dim=0, correction=0).mean()) * rows.shape[1] ** 0.5,
+        "effective_rank": float(entropy.exp()),
+        "first_direction_share": float(singular[0] ** 2 / singular.square().sum()),
+        "uniformity": float((-2 * squared[upper]).exp().mean().log()) if len(rows) > 1 else 0.0,
+    }
+
+
+@torch.no_grad()
+def alignment(left: Float[Tensor, "n dim"], right: Float[Tensor, "n dim"]) -> Float[Tensor, ""]:
+    """Mean squared distance between the two sides of a positive pair of unit vectors (Wang & Isola 2020, eq. 4); 0 = equal."""
+    return (left.float() - right.float()).square().sum(dim=1).mean()
+
+
+def collapse_reason(figures: Mapping[str, float], first: Mapping[str, float]) -> str | None:
+    """In words what has collapsed, or None. `first`: the figures at the start of the run.
+
+    A network that has not learned anything yet also maps all images close together, so smallness alone is no proof:
+    the spread must have fallen to less than half of what it was, or be lost in rounding.
+    """
+    spread = figures["spread"]
+    if spread < 1e-3:
+        return f"all embeddings are the same (spread {spread:.1e})"
+    if spread < 0.05 and spread < 0.5 * first["spread"]:
+        return f"all embeddings run to one point (spread {spread:.3f}, {first['spread']:.3f} at the start)"
+    if spread > 0.3 and figures["first_direction_share"] > 0.98:
+        return f"all embeddings lie on one line (first direction {figures['first_direction_share']:.1%})"
+    return None
