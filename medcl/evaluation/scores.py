@@ -7,14 +7,15 @@ row leaves the number undefined (a class without cases).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
 ECE_BINS = 15
 LOWER_IS_BETTER = frozenset({"brier", "ece", "hd95_mm"})
 CHANCE = {"auroc": 0.5, "dice": 0.0}
+HIGHEST = {"hd95_mm": float("inf")}  # every other number is at most 1; none is below 0
 _CHUNK = 2_000_000  # numbers in the largest temporary array
 
 
@@ -66,8 +67,16 @@ def table_of(predictions: Predictions) -> Table:
 
 def score_classification(table: Table, weights: np.ndarray) -> dict[str, np.ndarray]:
     """auroc, auprc, f1 (macro, one class against the rest; the higher class where there are two), balanced_accuracy, brier, ece."""
-    numbers = {"auroc": _macro(auroc), "auprc": _macro(auprc), "balanced_accuracy": balanced_accuracy, "f1": f1, "brier": brier, "ece": ece}
-    return {name: _in_chunks(number, table, weights) for name, number in numbers.items()}
+    rows = max(1, _CHUNK // weights.shape[1])
+    parts = [_score_rows(table, weights[start : start + rows].astype(np.float64)) for start in range(0, len(weights), rows)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _score_rows(table: Table, weights: np.ndarray) -> dict[str, np.ndarray]:
+    chosen = [1] if table.ranks.shape[1] == 2 else range(table.ranks.shape[1])
+    areas = np.mean([ranking(table.ranks[:, own], table.label == own, weights) for own in chosen], axis=0)
+    numbers = {"balanced_accuracy": balanced_accuracy, "f1": f1, "brier": brier, "ece": ece}
+    return {"auroc": areas[0], "auprc": areas[1], **{name: number(table, weights) for name, number in numbers.items()}}
 
 
 def score_measured(measured: Measured, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,20 +87,42 @@ def score_measured(measured: Measured, weights: np.ndarray) -> dict[str, np.ndar
     return {name: means[:, column] for column, name in enumerate(measured.names)}
 
 
-def auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve: the chance that a positive case scores above a negative one, ties counting half."""
-    of_positive, of_negative = _by_score(score, positive, weights)
-    below = np.cumsum(of_negative, axis=1) - of_negative
-    area = np.sum(of_positive * (below + 0.5 * of_negative), axis=1)
-    return _ratio(area, of_positive.sum(1) * of_negative.sum(1))
+def ranking(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas under the ROC and the precision-recall curve, each (rows,).
+
+    The first is the chance that a positive case scores above a negative one, ties counting half; the second is average
+    precision: steps, no interpolation.
+    """
+    order = np.argsort(-score, kind="stable")
+    ordered = score[order]
+    last_of_tie = np.concatenate([ordered[1:] != ordered[:-1], [True]])
+    return _areas(order, last_of_tie, positive[order], np.ascontiguousarray(weights, dtype=np.float64))
 
 
-def auprc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall curve as average precision: steps, no interpolation."""
-    of_positive, of_negative = (part[:, ::-1] for part in _by_score(score, positive, weights))
-    found = np.cumsum(of_positive, axis=1)
-    precision = _ratio(found, found + np.cumsum(of_negative, axis=1), empty=0.0)
-    return _ratio(np.sum(of_positive * precision, axis=1), of_positive.sum(1))
+@numba.njit(cache=True, nogil=True)
+def _areas(order, last_of_tie, positive, weights):  # pragma: no cover (compiled)
+    rows, cases = weights.shape
+    roc, precision_recall = np.full(rows, np.nan), np.full(rows, np.nan)
+    for row in range(rows):
+        found = wrong = area = average = tied_found = tied_wrong = 0.0
+        for place in range(cases):
+            weight = weights[row, order[place]]
+            if positive[place]:
+                tied_found += weight
+            else:
+                tied_wrong += weight
+            if last_of_tie[place]:
+                area += tied_wrong * (found + 0.5 * tied_found)
+                found += tied_found
+                wrong += tied_wrong
+                if tied_found > 0:
+                    average += tied_found * found / (found + wrong)
+                tied_found = tied_wrong = 0.0
+        if found > 0:
+            precision_recall[row] = average / found
+            if wrong > 0:
+                roc[row] = area / (found * wrong)
+    return roc, precision_recall
 
 
 def balanced_accuracy(table: Table, weights: np.ndarray) -> np.ndarray:
@@ -129,31 +160,5 @@ def ece(table: Table, weights: np.ndarray) -> np.ndarray:
     return _ratio(gaps.sum(1), weights.sum(1))
 
 
-def _macro(number: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Table, np.ndarray], np.ndarray]:
-    def over_classes(table: Table, weights: np.ndarray) -> np.ndarray:
-        classes = table.ranks.shape[1]
-        chosen = [1] if classes == 2 else range(classes)
-        return np.mean([number(table.ranks[:, own], table.label == own, weights) for own in chosen], axis=0)
-
-    return over_classes
-
-
-def _by_score(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of positives and of negatives at each distinct score, ascending: twice (rows, distinct scores)."""
-    order = np.argsort(score, kind="stable")
-    ordered = score[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sorted_weights = weights[:, order]
-    is_positive = positive[order]
-    of_positive = np.add.reduceat(np.where(is_positive, sorted_weights, 0), starts, axis=1)
-    return of_positive, np.add.reduceat(np.where(is_positive, 0, sorted_weights), starts, axis=1)
-
-
 def _ratio(part: np.ndarray, whole: np.ndarray, empty: float = np.nan) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), empty, dtype=np.float64), where=whole > 0)
-
-
-def _in_chunks(number: Callable[[Table, np.ndarray], np.ndarray], table: Table, weights: np.ndarray) -> np.ndarray:
-    rows = max(1, _CHUNK // weights.shape[1])
-    parts = [number(table, weights[start : start + rows].astype(np.float64)) for start in range(0, len(weights), rows)]
-    return np.concatenate(parts)

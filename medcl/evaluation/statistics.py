@@ -40,9 +40,10 @@ class Estimate:
     def mean(self) -> float:
         return float(np.mean(self.values))
 
-    def interval(self) -> tuple[float, float]:
-        """The middle 95% of the replicates."""
-        return quantiles(self.replicates)
+    def interval(self, lowest: float = -np.inf, highest: float = np.inf) -> tuple[float, float]:
+        """The middle 95% of the replicates, within what the number can be."""
+        low, high = quantiles(self.replicates)
+        return max(low, lowest), min(high, highest)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,13 @@ def estimate(values: np.ndarray, over_patients: np.ndarray, resamples: Resamples
 
     A replicate is the mean over the draws on resampled patients, plus how far a resampled set of draws lies from all
     draws. The second part is multiplied by sqrt(draws / chi2), chi2 with draws - 1 degrees of freedom: that makes its
-    spread Student's t of so few draws (a bootstrap of five would be 11% too narrow, and its tails too thin).
+    spread Student's t of so few draws (a bootstrap of five would be 11% too narrow, and its tails too thin). Replicates
+    are moved to have the estimate in their middle: resampled patients make a calibration error look worse than it is.
     """
-    return Estimate(np.asarray(values, dtype=np.float64), np.mean(over_patients, axis=0) + _draw_part(values, resamples))
+    replicates = np.mean(over_patients, axis=0)
+    known = replicates[~np.isnan(replicates)]
+    bias = np.mean(known) - np.mean(values) if len(known) else 0.0
+    return Estimate(np.asarray(values, dtype=np.float64), replicates - bias + _draw_part(values, resamples))
 
 
 def _draw_part(values: np.ndarray, resamples: Resamples) -> np.ndarray:
@@ -183,7 +188,7 @@ def label_saving(fractions: np.ndarray, curve: list[Estimate], target: Estimate,
     replicates = sign * np.stack([point.replicates for point in curve])
     found = float(_meets(np.asarray(fractions), means, np.array([sign * target.mean]))[0])
     low, high = quantiles(_meets(np.asarray(fractions), replicates, sign * target.replicates))
-    return Saving(None if np.isinf(found) else found, low, high, at_most=found <= fractions[0])
+    return Saving(None if np.isinf(found) else found, low, high, at_most=bool(found <= fractions[0]))
 
 
 def _meets(fractions: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:

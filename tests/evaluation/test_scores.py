@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from medcl.evaluation.scores import Measured, Predictions, auroc, score_classification, score_measured, table_of
+from medcl.evaluation.scores import Measured, Predictions, ranking, score_classification, score_measured, table_of
 
 
 def _predictions(classes: int, cases: int = 150, seed: int = 0) -> Predictions:
@@ -66,8 +66,8 @@ def test_decisions_take_the_prior_out() -> None:
 
 
 def test_a_class_without_cases_is_undefined_and_a_constant_score_is_chance() -> None:
-    assert np.isnan(auroc(np.arange(3.0), np.zeros(3, bool), np.ones((1, 3)))[0])
-    assert auroc(np.zeros(4), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))[0] == 0.5
+    assert np.isnan(ranking(np.arange(3.0), np.zeros(3, bool), np.ones((1, 3)))[0][0])
+    assert ranking(np.zeros(4), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))[0][0] == 0.5
 
 
 def test_measurements_are_weighted_means_that_leave_gaps_out() -> None:

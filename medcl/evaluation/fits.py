@@ -1,0 +1,128 @@
+"""Finished fits on disk: one whole file each, reused only where everything it depended on is the same."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl.evaluation.scores import Measured, Predictions
+from medcl.evaluation.statistics import Outcome
+from medcl.foundation.files import read_json, write_json
+
+FITS = "fits"
+
+
+@dataclass(frozen=True, order=True)
+class FitKey:
+    """Which fit of a study: an initialisation, a mode, a fraction of the labels, a draw."""
+
+    init: str
+    mode: str
+    fraction: float
+    draw: int
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{self.init}-{self.mode}-{self.fraction:g}-{self.draw}.json"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One finished fit. num_cases, num_patients: labelled ones it was trained on. choice: what validation chose,
+    and with which score; outcome: what it said about the test cases."""
+
+    key: FitKey
+    num_cases: int
+    num_patients: int
+    outcome: Outcome
+    choice: Mapping[str, float | str] = field(default_factory=dict)
+    validation: float = float("nan")
+
+
+class FitFolder:
+    """The `fits/` folder of a study."""
+
+    def __init__(self, study: Path) -> None:
+        self.folder = Path(study) / FITS
+
+    def load(self, key: FitKey, basis: str) -> Fit | None:
+        """The finished fit, or None where there is none or it stands on another basis (see `basis_of`)."""
+        path = self.folder / key.file
+        if not path.is_file():
+            return None
+        content = read_json(path)
+        if content.get("basis") != basis:
+            return None
+        validation = content["validation"]
+        return Fit(
+            key,
+            content["num_cases"],
+            content["num_patients"],
+            _outcome_of(content["outcome"]),
+            content["choice"],
+            float("nan") if validation is None else validation,
+        )
+
+    def save(self, fit: Fit, basis: str) -> Fit:
+        """Write it, whole or not at all; returns it as `load` would, so that a resumed study cannot differ."""
+        content = {
+            "init": fit.key.init,
+            "mode": fit.key.mode,
+            "fraction": fit.key.fraction,
+            "draw": fit.key.draw,
+            "basis": basis,
+            "num_cases": fit.num_cases,
+            "num_patients": fit.num_patients,
+            "validation": None if np.isnan(fit.validation) else fit.validation,
+            "choice": dict(fit.choice),
+            "outcome": _content_of(fit.outcome),
+        }
+        write_json(self.folder / fit.key.file, content)
+        loaded = self.load(fit.key, basis)
+        assert loaded is not None
+        return loaded
+
+
+def basis_of(**parts: Any) -> str:
+    """One hash over everything a fit depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_of_array(array: np.ndarray) -> str:
+    """SHA-256 over type, shape and values."""
+    array = np.ascontiguousarray(array)
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + array.tobytes()).hexdigest()
+
+
+def _content_of(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Measured):
+        return {"kind": "measured", "names": list(outcome.names), "values": _pack(outcome.values)}
+    parts = {"probabilities": outcome.probabilities, "label": outcome.label, "prior": outcome.prior}
+    return {"kind": "predictions", **{name: _pack(array) for name, array in parts.items()}}
+
+
+def _outcome_of(content: Mapping[str, Any]) -> Outcome:
+    if content["kind"] == "measured":
+        return Measured(tuple(content["names"]), _unpack(content["values"]).astype(np.float64))
+    probabilities, label, prior = (_unpack(content[name]) for name in ("probabilities", "label", "prior"))
+    return Predictions(probabilities.astype(np.float64), label.astype(np.int64), prior.astype(np.float64))
+
+
+def _pack(array: np.ndarray) -> dict[str, Any]:
+    array = np.asarray(array)
+    array = array.astype("<f4" if array.dtype.kind == "f" else "<i4")
+    return {"type": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
+
+
+def _unpack(content: Mapping[str, Any]) -> np.ndarray:
+    array = np.frombuffer(base64.b64decode(content["base64"]), dtype=np.dtype(content["type"]))
+    return array.reshape(content["shape"])

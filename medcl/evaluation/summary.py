@@ -1,0 +1,228 @@
+"""From finished fits to results.csv, summary.csv and the headline."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medcl.evaluation import statistics
+from medcl.evaluation.fits import Fit
+from medcl.evaluation.scores import CHANCE, HIGHEST, LOWER_IS_BETTER
+from medcl.evaluation.statistics import Estimate, Resamples, Saving
+from medcl.foundation.files import safe_csv_cell, write_json, write_text
+
+RESULTS = "results.csv"
+SUMMARY = "summary.csv"
+HEADLINE = "headline.json"
+NOT_REACHED = "not reached"
+MODE_WORDS = {"knn": "nearest neighbours", "linear": "linear probe", "finetune": "fine-tuning", "frozen": "frozen encoder"}
+
+Group = tuple[str, str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the summary must know of a study. inits, modes: in the order of the settings; reference: the init all are compared with."""
+
+    task: str
+    metric: str
+    inits: tuple[str, ...]
+    modes: tuple[str, ...]
+    fractions: tuple[float, ...]
+    reference: str
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that was concluded."""
+
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    headline: dict[str, Any]
+
+
+def summarise(plan: Plan, fits: Sequence[Fit], patient: np.ndarray) -> Summary:
+    """Conclude from the fits. patient: (test cases,) keys, in the order of the fits' outcomes."""
+    groups = _grouped(plan, fits)
+    resamples = statistics.resample_patients(patient, plan.resamples, plan.seed)
+    estimates = {group: _estimates(own, resamples) for group, own in groups.items()}
+    p_values = {group: _p_values(plan, groups, group, patient) for group in groups}
+    summary = _summary_table(plan, estimates, p_values)
+    return Summary(_results_table(plan, fits), summary, _headline(plan, estimates))
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write the three files, each whole."""
+    write_text(folder / RESULTS, _csv(summary.results))
+    write_text(folder / SUMMARY, _csv(summary.summary))
+    write_json(folder / HEADLINE, summary.headline)
+
+
+def _csv(table: pd.DataFrame) -> str:
+    safe = table.copy()
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]):
+            safe[name] = [safe_csv_cell(str(cell)) for cell in safe[name]]
+    return safe.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _grouped(plan: Plan, fits: Iterable[Fit]) -> dict[Group, list[Fit]]:
+    found: dict[Group, list[Fit]] = {}
+    for fit in fits:
+        found.setdefault((fit.key.init, fit.key.mode, fit.key.fraction), []).append(fit)
+    wanted = [(init, mode, fraction) for mode in plan.modes for init in plan.inits for fraction in plan.fractions]
+    return {group: sorted(found[group], key=lambda fit: fit.key.draw) for group in wanted if group in found}
+
+
+def _estimates(fits: list[Fit], resamples: Resamples) -> dict[str, Estimate]:
+    once = [statistics.score_once(fit.outcome, resamples.patients.shape[1]) for fit in fits]
+    often = [statistics.score(fit.outcome, resamples.patients) for fit in fits]
+    return {
+        name: statistics.estimate(np.array([scores[name] for scores in once]), np.stack([scores[name] for scores in often]), resamples)
+        for name in once[0]
+    }
+
+
+def _p_values(plan: Plan, groups: Mapping[Group, list[Fit]], group: Group, patient: np.ndarray) -> dict[str, float]:
+    init, mode, fraction = group
+    others = groups.get((plan.reference, mode, fraction))
+    if init == plan.reference or others is None or len(others) != len(groups[group]):
+        return {}
+    pair = [fit.outcome for fit in groups[group]], [fit.outcome for fit in others]
+    return statistics.permutation_p(*pair, patient, plan.resamples, plan.seed)
+
+
+def _results_table(plan: Plan, fits: Sequence[Fit]) -> pd.DataFrame:
+    rows = []
+    order = {name: place for place, name in enumerate(plan.inits)}, {name: place for place, name in enumerate(plan.modes)}
+    for fit in sorted(fits, key=lambda fit: (order[1][fit.key.mode], order[0][fit.key.init], fit.key.fraction, fit.key.draw)):
+        choice = json.dumps(dict(fit.choice), sort_keys=True) if fit.choice else ""
+        for metric, value in statistics.score_once(fit.outcome, _num_cases(fit)).items():
+            own = {"task": plan.task, "init": fit.key.init, "mode": fit.key.mode, "fraction": fit.key.fraction, "draw": fit.key.draw}
+            counts = {"num_cases": fit.num_cases, "num_patients": fit.num_patients}
+            rows.append({**own, **counts, "metric": metric, "value": value, "validation": fit.validation, "choice": choice})
+    return pd.DataFrame(rows)
+
+
+def _num_cases(fit: Fit) -> int:
+    outcome = fit.outcome
+    return len(outcome.label) if isinstance(outcome, statistics.Predictions) else len(outcome.values)
+
+
+def _summary_table(
+    plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], p_values: Mapping[Group, Mapping[str, float]]
+) -> pd.DataFrame:
+    rows = []
+    for (init, mode, fraction), numbers in estimates.items():
+        reference = estimates.get((plan.reference, mode, fraction)) if init != plan.reference else None
+        for metric, found in numbers.items():
+            low, high = found.interval(0.0, HIGHEST.get(metric, 1.0))
+            row: dict[str, Any] = {"init": init, "mode": mode, "fraction": fraction, "metric": metric, "mean": found.mean}
+            row |= {"low": low, "high": high, "difference": math.nan, "difference_low": math.nan, "difference_high": math.nan}
+            if reference is not None and len(reference[metric].values) == len(found.values):
+                apart = statistics.difference(found, reference[metric])
+                apart_low, apart_high = apart.interval()
+                row |= {"difference": apart.mean, "difference_low": apart_low, "difference_high": apart_high}
+            p_value = p_values[init, mode, fraction].get(metric, math.nan)
+            rows.append({**row, "p_value": math.nan, "p_value_uncorrected": p_value, "draws": len(found.values)})
+    table = pd.DataFrame(rows)
+    for _, part in table.groupby("metric", sort=False):
+        table.loc[part.index, "p_value"] = statistics.holm(part["p_value_uncorrected"].to_numpy())
+    return table
+
+
+def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> dict[str, Any]:
+    target_group = _target_group(plan, estimates)
+    if target_group is None:
+        return {"sentence": "No initialisation could be compared with the reference.", "metric": plan.metric, "label_saving": {}}
+    target = estimates[target_group][plan.metric]
+    low, high = target.interval(0.0, HIGHEST.get(plan.metric, 1.0))
+    chance = CHANCE.get(plan.metric)
+    learned = chance is None or low > chance
+    savings: dict[str, dict[str, Any]] = {}
+    for init in plan.inits:
+        for mode in plan.modes:
+            own = [fraction for fraction in plan.fractions if (init, mode, fraction) in estimates]
+            if init != plan.reference and own:
+                curve = [estimates[init, mode, fraction][plan.metric] for fraction in own]
+                saving = statistics.label_saving(np.array(own), curve, target, plan.metric not in LOWER_IS_BETTER)
+                savings.setdefault(init, {})[mode] = _content_of(saving, target_group[2], learned)
+    reference = {"init": target_group[0], "mode": target_group[1], "fraction": target_group[2]}
+    reference |= {"value": round(target.mean, 6), "low": round(low, 6), "high": round(high, 6), "above_chance": learned}
+    sentences = _sentences(reference, savings, target_group[2])
+    content = {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "reference": reference}
+    return {**content, "label_saving": savings}
+
+
+def _target_group(plan: Plan, estimates: Mapping[Group, Any]) -> Group | None:
+    """The reference with all labels, trained in the fullest mode there is: what pretraining has to match."""
+    for mode in ("finetune", "frozen", "linear", "knn"):
+        fractions = [fraction for init, own, fraction in estimates if init == plan.reference and own == mode]
+        if fractions:
+            return plan.reference, mode, max(fractions)
+    return None
+
+
+def _content_of(saving: Saving, most: float, learned: bool) -> str | dict[str, Any]:
+    """A saving is claimed where 97.5% of the replicates meet a target above chance with fewer labels than it had."""
+    if saving.fraction is None:
+        return NOT_REACHED
+    high: float | str = NOT_REACHED if math.isinf(saving.high) else round(saving.high, 6)
+    low: float | str = NOT_REACHED if math.isinf(saving.low) else round(saving.low, 6)
+    claimed = learned and saving.high < most
+    return {"fraction": round(saving.fraction, 6), "low": low, "high": high, "at_most": saving.at_most, "claimed": claimed}
+
+
+def _sentences(reference: Mapping[str, Any], savings: Mapping[str, Mapping[str, Any]], most: float) -> list[str]:
+    """One per initialisation in plain words, the strongest first."""
+    goal = f"{_start_words(reference)} reaches with {'all of them' if most == 1 else percent(most)}"
+    if not reference["above_chance"]:
+        start = _start_words(reference, capital=True)
+        return [f"{start} with {percent(most)} of the labels is no better than chance, so there is nothing to save labels on."]
+    ranked = []
+    for init, by_mode in savings.items():
+        found = {mode: saving for mode, saving in by_mode.items() if isinstance(saving, dict)}
+        claimed = {mode: saving for mode, saving in found.items() if saving["claimed"]}
+        if claimed:
+            mode, saving = min(claimed.items(), key=lambda item: (item[1]["fraction"], item[1]["high"]))
+            much = f"{'at most ' if saving['at_most'] else ''}{percent(saving['fraction'])} [{_range(saving)}]"
+            ranked.append((saving["fraction"], f"{init} reaches with {much} of the labels what {goal} ({MODE_WORDS[mode]})."))
+        elif found:
+            mode, saving = min(found.items(), key=lambda item: item[1]["fraction"])
+            much = f"{percent(saving['fraction'])} [{_range(saving)}]"
+            ranked.append(
+                (2 + saving["fraction"], f"{init} saves no labels for sure: its curve meets what {goal} at {much} ({MODE_WORDS[mode]}).")
+            )
+        else:
+            ranked.append((9.0, f"{init} does not reach, with any fraction of the labels, what {goal}."))
+    return [sentence for _, sentence in sorted(ranked, key=lambda item: item[0])] or [f"Only {reference['init']} was studied."]
+
+
+def _start_words(reference: Mapping[str, Any], capital: bool = False) -> str:
+    words = (
+        "training from scratch"
+        if reference["init"] == "random" and reference["mode"] == "finetune"
+        else f"{reference['init']} ({MODE_WORDS[reference['mode']]})"
+    )
+    return words[0].upper() + words[1:] if capital else words
+
+
+def _range(saving: Mapping[str, Any]) -> str:
+    low, high = saving["low"], saving["high"]
+    low_text = low if isinstance(low, str) else percent(low).removesuffix("%")
+    return f"{low_text}–{high}" if isinstance(high, str) else f"{low_text}–{percent(high)}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as people write it: 1%, 8%, 0.5%, 12%."""
+    value = 100 * fraction
+    return f"{value:.0f}%" if value >= 10 or abs(value - round(value)) < 0.05 else f"{value:.1f}%"

@@ -1,0 +1,102 @@
+"""The tables say what the contract names, the headline claims only what the interval carries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_study import FRACTIONS, made_fits, made_plan
+
+from medcl.evaluation.fits import Fit, FitFolder, FitKey
+from medcl.evaluation.scores import Measured
+from medcl.evaluation.summary import Summary, percent, summarise, write_summary
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    plan = made_plan()
+    return summarise(plan, *made_fits(plan))
+
+
+def test_columns_are_the_contracts(summary: Summary) -> None:
+    results = ["task", "init", "mode", "fraction", "draw", "num_cases", "num_patients", "metric", "value"]
+    assert list(summary.results.columns[:9]) == results
+    columns = ["init", "mode", "fraction", "metric", "mean", "low", "high", "difference", "difference_low", "difference_high", "p_value"]
+    assert list(summary.summary.columns[:11]) == columns
+    assert len(summary.results) == 3 * 2 * 4 * 5 * 6
+    assert len(summary.summary) == 3 * 2 * 4 * 6
+
+
+def test_intervals_hold_the_mean_and_differences_are_to_random(summary: Summary) -> None:
+    table = summary.summary
+    assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
+    assert table.loc[table["init"] == "random", "difference"].isna().all()
+    area = table[table["metric"] == "auroc"].set_index(["init", "mode", "fraction"])
+    moco, random = area.loc[("moco", "finetune", 0.05)], area.loc[("random", "finetune", 0.05)]
+    assert moco["difference"] == pytest.approx(moco["mean"] - random["mean"])
+    assert moco["difference_low"] > 0 and moco["p_value"] < 0.05
+    assert moco["p_value"] >= moco["p_value_uncorrected"]
+
+
+def test_headline_claims_the_planted_saving(summary: Summary) -> None:
+    headline = summary.headline
+    saving = headline["label_saving"]["moco"]["finetune"]
+    assert saving["claimed"] and 0.01 < saving["fraction"] < 0.2
+    assert saving["low"] <= saving["fraction"] <= saving["high"]
+    assert headline["sentence"].startswith("moco reaches with")
+    assert headline["reference"]["mode"] == "finetune" and headline["reference"]["fraction"] == 1.0
+    assert any(sentence.startswith("simclr saves no labels for sure") for sentence in headline["sentences"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_signal_nothing_is_claimed(seed: int) -> None:
+    plan = made_plan(modes=("finetune",), seed=seed)
+    headline = summarise(plan, *made_fits(plan, signal=0.0)).headline
+    for by_mode in headline["label_saving"].values():
+        assert not any(isinstance(saving, dict) and saving["claimed"] for saving in by_mode.values())
+
+
+def test_not_reached_is_said_plainly() -> None:
+    plan = made_plan(inits=("random", "moco"), modes=("finetune",))
+    fits, patient = made_fits(plan)
+    swapped = [replace(fit, key=replace(fit.key, init={"random": "moco", "moco": "random"}[fit.key.init])) for fit in fits]
+    headline = summarise(plan, swapped, patient).headline
+    assert headline["label_saving"]["moco"]["finetune"] == "not reached"
+    assert "does not reach" in headline["sentence"]
+
+
+def test_written_and_resumed_alike(summary: Summary, tmp_path: Path) -> None:
+    plan = made_plan()
+    fits, patient = made_fits(plan)
+    folder = FitFolder(tmp_path)
+    saved = [folder.save(fit, "basis") for fit in fits]
+    loaded = [folder.load(fit.key, "basis") for fit in reversed(fits)]
+    for place, own in enumerate((saved, loaded)):
+        write_summary(tmp_path / str(place), summarise(plan, [fit for fit in own if fit is not None], patient))
+    for name in ("results.csv", "summary.csv", "headline.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+    table = pd.read_csv(tmp_path / "0" / "results.csv")
+    assert len(table) == len(summary.results)
+    assert sorted(table["fraction"].unique()) == list(FRACTIONS)
+
+
+def test_fit_of_another_basis_is_not_reused(tmp_path: Path) -> None:
+    key = FitKey("moco", "finetune", 0.1, 2)
+    outcome = Measured(("dice_1", "hd95_mm"), np.array([[0.5, 2.0], [0.75, np.nan]]))
+    folder = FitFolder(tmp_path)
+    assert folder.load(key, "one") is None
+    saved = folder.save(Fit(key, 3, 2, outcome, {"learning_rate": 0.1}), "one")
+    assert folder.load(key, "two") is None
+    loaded = folder.load(key, "one")
+    assert loaded is not None and np.isnan(loaded.validation)
+    assert loaded.choice == {"learning_rate": 0.1}
+    assert isinstance(saved.outcome, Measured)
+    assert np.array_equal(saved.outcome.values, outcome.values, equal_nan=True)
+
+
+@pytest.mark.parametrize("fraction, words", [(0.01, "1%"), (0.005, "0.5%"), (0.0834, "8.3%"), (0.123, "12%"), (1.0, "100%")])
+def test_percent(fraction: float, words: str) -> None:
+    assert percent(fraction) == words
