@@ -81,6 +81,10 @@ class VolumeStore:
         """The stored value of nothing: air, black, no signal."""
         return self._columns["background"][row]
 
+    def scaling(self, row: int) -> tuple[float, float]:
+        """(slope, intercept): stored value = integer * slope + intercept."""
+        return self._columns["slope"][row], self._columns["intercept"][row]
+
     def has_mask(self, row: int) -> bool:
         """Whether a mask belongs to the volume."""
         return bool(self._columns["mask_file"][row])
@@ -99,9 +103,7 @@ class VolumeStore:
 
     def read_raw(self, row: int, box: Box | None = None) -> tuple[np.ndarray, float, float]:
         """The same box as the integers of the file, with (slope, intercept): value = integer * slope + intercept."""
-        columns = self._columns
-        array = self._read(row, "", columns["dtype"][row], box)
-        return array, columns["slope"][row], columns["intercept"][row]
+        return self._read(row, "", self._columns["dtype"][row], box), *self.scaling(row)
 
     def mask(self, row: int, box: Box | None = None) -> np.ndarray | None:
         """The mask's labels in a box: uint8 on the volume's own grid, or None where there is none."""

@@ -1,0 +1,303 @@
+"""Drawing and rendering views: all parameters first, one matrix, one read, one sampling pass, intensity last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medcl.foundation import geometry
+from medcl.foundation.errors import UserError
+from medcl.foundation.randomness import generator
+from medcl.store.recipe import Recipe
+from medcl.store.standard import Prepared
+from medcl.store.volume_store import VolumeStore
+from medcl.views import filters
+from medcl.views.crops import Crop, Frame, draw_centre, field_centre, pull_together
+from medcl.views.effects import MIN_OVERLAP, check
+from medcl.views.intensity import IntensityStep, Look
+from medcl.views.policy import Policy, ViewsConfig, load_policy
+from medcl.views.sampling import Reader, sample, sample_nearest
+from medcl.views.spatial import Scale, SpatialStep
+
+Size = tuple[int, int, int]
+Watch = Callable[[str, np.ndarray], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ViewParameters:
+    """Everything that was drawn for one view; rendering it twice gives the same bits.
+
+    matrix: (3, 4), view voxel -> stored voxel. size: (x, y, z) of the view. world: 4x4, view voxel -> RAS+ mm.
+    frame: the crop in the stored array's mm frame. values: step -> what was drawn for it; a step that is not named
+    was not drawn.
+    """
+
+    matrix: np.ndarray
+    size: Size
+    world: np.ndarray
+    frame: Frame
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Of the view's voxels."""
+        return geometry.spacing_mm(self.world)
+
+
+class ViewMaker:
+    """Draws and renders the views of one policy for one recipe. Picklable; holds no state.
+
+    paired: the views are shown beside reports. Raises UserError where a step is unsafe, or where policy, recipe and
+    size do not fit together.
+    """
+
+    def __init__(self, config: ViewsConfig, recipe: Recipe, paired: bool = False) -> None:
+        policy = load_policy(config.policy)
+        steps = tuple(step.resolved(paired) if isinstance(step, Crop) else step for step in policy.steps)
+        self.config, self.recipe, self.paired = config, recipe, paired
+        self.policy: Policy = policy.model_copy(update={"steps": steps})
+        self.overrides: dict[str, str] = check(steps, policy.modality, paired, config.allow)
+        self.flat: bool = recipe.kind == "picture"
+        self.size: Size = self._grid(config.size)
+        crop = steps[0]
+        assert isinstance(crop, Crop)
+        self.keep: tuple[float, float] | None = crop.keep
+        self._spatial = [step for step in steps if isinstance(step, SpatialStep)]
+        self._intensity = [step for step in steps if isinstance(step, IntensityStep)]
+        self._check_fit()
+
+    def resolved(self) -> dict[str, Any]:
+        """The policy written out, with sizes, extents and the overrides in force: for cards and pages."""
+        extent = self._extent()
+        return {
+            "policy": self.policy.model_dump(mode="json"),
+            "size": list(self.config.size),
+            "extent_mm": "of the scan" if extent is None else [float(value) for value in extent],
+            "overlap": self.config.overlap,
+            "paired": self.paired,
+            "overrides": dict(self.overrides),
+        }
+
+    def draw(self, shape: tuple[int, ...], affine: np.ndarray, key: tuple[int, int, int], num_views: int = 2) -> tuple[ViewParameters, ...]:
+        """Draw all parameters of an item's views; a pure function of its arguments.
+
+        shape, affine: of the stored array. key: (seed, step, item). Every later view overlaps the first one by at
+        least the configured share.
+        """
+        spacing = np.array(geometry.spacing_mm(affine))
+        first: Frame | None = None
+        views = []
+        for number in range(num_views):
+            rng = generator(key[0], "views", key[1], key[2], number)
+            frame, values = self._draw_frame(shape, spacing, rng)
+            first = first or frame
+            frame = frame if number == 0 else pull_together(first, frame, self.config.overlap)
+            for step in self._intensity:
+                if rng.random() < step.probability:
+                    values[step.name] = step.draw(rng, self.flat)
+            views.append(_parameters(frame, self.size, affine, values))
+        return tuple(views)
+
+    def render(self, store: VolumeStore, row: int, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
+        """A view's network values, (x, y, z) float32, reading only the box it needs. `out` is filled where given."""
+        slope, intercept = store.scaling(row)
+        reader = _Stored(store, row)
+        return self._render(reader, store.shape(row), parameters, out, store.background(row), (slope, intercept))
+
+    def render_prepared(self, prepared: Prepared, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
+        """The same for a volume in memory, straight from `prepare_volume`."""
+        array = prepared.array
+        return self._render(_in_memory(array), _shape(array), parameters, out, prepared.background, (1.0, 0.0))
+
+    def render_mask(self, store: VolumeStore, row: int, parameters: ViewParameters) -> np.ndarray | None:
+        """The mask's labels under the same view (nearest), (x, y, z) uint8, or None where there is no mask."""
+        if not store.has_mask(row):
+            return None
+
+        def read(box):
+            mask = store.mask(row, box)
+            assert mask is not None
+            return mask
+
+        return sample_nearest(read, store.shape(row), parameters.matrix, parameters.size)
+
+    def stored_view(self, store: VolumeStore, row: int, parameters: ViewParameters, watch: Watch | None = None) -> np.ndarray:
+        """A view in stored units, before network scaling. watch: called with each step's name and the view after it."""
+        view = np.empty(parameters.size, np.float32)
+        slope, intercept = store.scaling(row)
+        sample(
+            _Stored(store, row),
+            store.shape(row),
+            parameters.matrix,
+            view,
+            background=store.background(row),
+            slope=slope,
+            intercept=intercept,
+        )
+        if watch:
+            watch("geometry", view)
+        self._apply(view, parameters, store.background(row), watch)
+        return view
+
+    def whole(self, shape: tuple[int, ...], affine: np.ndarray, size: tuple[int, ...] | None = None) -> ViewParameters:
+        """The whole field, un-augmented: isotropic, centred, padded to `size` (as in the config; default: its own)."""
+        grid = self._grid(size) if size else self.size
+        spacing = np.array(geometry.spacing_mm(affine))
+        frame = Frame(field_centre(shape, spacing), _covering(shape, spacing, grid, self.flat), np.eye(3))
+        return _parameters(frame, grid, affine, {})
+
+    def windows(
+        self, shape: tuple[int, ...], affine: np.ndarray, window_size: tuple[int, ...] | None = None, overlap: float = 0.5
+    ) -> list[ViewParameters]:
+        """Un-augmented windows that cover the field at the spacing of training; neighbours overlap by `overlap`.
+
+        Where training shows shares of the field (pictures, volumes beside reports), the one window is the whole field.
+        """
+        if self.keep is not None:
+            return [self.whole(shape, affine, window_size)]
+        grid = self._grid(window_size) if window_size else self.size
+        spacing = np.array(geometry.spacing_mm(affine))
+        extent = self._pitch(spacing) * grid
+        places = [_places(length * step, edge, overlap) for length, step, edge in zip(shape, spacing, extent, strict=True)]
+        middle = field_centre(shape, spacing)
+        frames = [Frame(middle + np.array([x, y, z]), extent, np.eye(3)) for x in places[0] for y in places[1] for z in places[2]]
+        return [_parameters(frame, grid, affine, {}) for frame in frames]
+
+    def _draw_frame(
+        self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Frame, dict[str, dict[str, float]]]:
+        share = float(rng.uniform(*self.keep)) if self.keep else 1.0
+        values: dict[str, dict[str, float]] = {"crop": {"share": share} if self.keep else {}}
+        turn, factor = np.eye(3), 1.0
+        for step in self._spatial:
+            if rng.random() >= step.probability:
+                continue
+            drawn = values[step.name] = step.draw(rng, self.flat)
+            if isinstance(step, Scale):
+                factor *= drawn["factor"]
+            else:
+                turn = turn @ step.turn(drawn)
+        extent = self._drawn_extent(shape, spacing, share, factor)
+        return Frame(draw_centre(extent, shape, spacing, rng), extent, turn), values
+
+    def _drawn_extent(self, shape: tuple[int, ...], spacing: np.ndarray, share: float, factor: float) -> np.ndarray:
+        if self.keep is None:
+            return self._pitch(spacing) * self.size * factor
+        root = 1 / 2 if self.flat else 1 / 3
+        # A scale may show more than the share that was drawn, but no less than the least share allowed.
+        linear = max(share**root * factor, self.keep[0] ** root)
+        extent = _covering(shape, spacing, self.size, self.flat) * linear
+        if self.flat:
+            extent[2] = spacing[2]
+        return extent
+
+    def _render(
+        self, read: Reader, shape: Size, parameters: ViewParameters, out: np.ndarray | None, background: float, scaling: tuple[float, float]
+    ):
+        view = np.empty(parameters.size, np.float32) if out is None else out
+        if view.shape != parameters.size or view.dtype != np.float32 or not view.flags.c_contiguous:
+            raise ValueError(f"out: expected contiguous float32 of shape {parameters.size}, got {view.dtype} {view.shape}")
+        sample(read, shape, parameters.matrix, view, background=background, slope=scaling[0], intercept=scaling[1])
+        look = self._apply(view, parameters, background, None)
+        low, high = self.recipe.network_range
+        filters.scale_shift_clip(view, *(np.float32(value) for value in (*look.network, low, high)))
+        return view
+
+    def _apply(self, view: np.ndarray, parameters: ViewParameters, background: float, watch: Watch | None) -> Look:
+        network = self.recipe.network_scale()
+        low, high = ((value - network[1]) / network[0] for value in self.recipe.network_range)
+        look = Look(background, parameters.spacing_mm, network, (low, high))
+        for step in self._intensity:
+            if step.name in parameters.values:
+                look = step.apply(view, parameters.values[step.name], look)
+                if watch:
+                    watch(step.name, view)
+        return look
+
+    def _extent(self) -> np.ndarray | None:
+        """mm that an unscaled view covers, or None where that differs from scan to scan."""
+        if self.keep is not None:
+            return None
+        if self.policy.extent_mm is not None:
+            return np.array(self.policy.extent_mm)
+        return None if self.recipe.spacing_mm is None else np.array(self.recipe.spacing_mm) * self.size
+
+    def _pitch(self, spacing: np.ndarray) -> np.ndarray:
+        extent = self._extent()
+        return spacing if extent is None else extent / self.size
+
+    def _grid(self, size: tuple[int, ...]) -> Size:
+        wanted = 2 if self.flat else 3
+        if len(size) != wanted:
+            form = "(rows, columns)" if self.flat else "(x, y, z)"
+            raise UserError(
+                f"views.size {list(size)}: recipe '{self.recipe.name}' makes {self.recipe.kind}s; expected {wanted} numbers {form}"
+            )
+        return (size[1], size[0], 1) if self.flat else (size[0], size[1], size[2])
+
+    def _check_fit(self) -> None:
+        if self.policy.modality not in self.recipe.modalities:
+            made = ", ".join(self.recipe.modalities)
+            raise UserError(
+                f"views.policy '{self.policy.name}' is for {self.policy.modality}, the store holds {made}; choose another policy"
+            )
+        if self.flat and self.keep is None:
+            raise UserError(
+                f"views.policy '{self.policy.name}': pictures need the share of the area to keep: {{name: crop, keep: [0.5, 1.0]}}"
+            )
+        if not self.flat and self.config.overlap < MIN_OVERLAP and "crop" not in self.config.allow:
+            raise UserError(
+                f"views.overlap {self.config.overlap:g}: at least {MIN_OVERLAP} for volumes, or the pair shows different anatomy"
+            )
+
+
+class _Stored:
+    """Reads boxes of one row as integers."""
+
+    def __init__(self, store: VolumeStore, row: int) -> None:
+        self.store, self.row = store, row
+
+    def __call__(self, box) -> np.ndarray:
+        return self.store.read_raw(self.row, box)[0]
+
+
+def _in_memory(array: np.ndarray) -> Reader:
+    return lambda box: array[tuple(slice(*limits) for limits in box)]
+
+
+def _shape(array: np.ndarray) -> Size:
+    x, y, z = array.shape
+    return x, y, z
+
+
+def _parameters(frame: Frame, size: Size, affine: np.ndarray, values: dict[str, dict[str, float]]) -> ViewParameters:
+    """The matrix of a crop: view voxel -> mm from the crop's centre -> the array's mm -> stored voxel."""
+    spacing = np.array(geometry.spacing_mm(affine))
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = frame.turn * (frame.extent / size)
+    matrix[:, 3] = frame.centre - matrix[:, :3] @ ((np.array(size) - 1) / 2)
+    matrix /= spacing[:, None]
+    world = affine @ np.vstack([matrix, [0, 0, 0, 1]])
+    return ViewParameters(matrix, size, world, frame, values)
+
+
+def _covering(shape: tuple[int, ...], spacing: np.ndarray, size: Size, flat: bool) -> np.ndarray:
+    """Extent in mm of the smallest isotropic grid of `size` that covers the field."""
+    field_mm = np.array(shape) * spacing
+    axes = 2 if flat else 3
+    extent = np.max(field_mm[:axes] / np.array(size[:axes])) * np.array(size, dtype=float)
+    if flat:
+        extent[2] = spacing[2]
+    return extent
+
+
+def _places(field_mm: float, extent_mm: float, overlap: float) -> np.ndarray:
+    """Centres of the windows along one axis, in mm from the field's middle."""
+    spare = field_mm - extent_mm
+    if spare <= 1e-6:
+        return np.zeros(1)
+    count = int(np.ceil(spare / (extent_mm * (1 - overlap)) - 1e-6)) + 1
+    return np.linspace(-spare / 2, spare / 2, count)

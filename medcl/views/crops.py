@@ -1,0 +1,111 @@
+"""Where views lie: extents in mm, a centre inside the field, and a pair that is guaranteed to overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numba import njit
+from pydantic import Field, model_validator
+
+from medcl.views.effects import Step
+
+# A pair's overlap is counted on this many points along each axis of the smaller crop.
+_POINTS = 12
+
+
+class Crop(Step):
+    """Which part of the field a view shows.
+
+    keep: share of the field's area (pictures) or volume (volumes) that a view keeps, at least and at most. None: views
+    have fixed extents in mm (`extent_mm` of the policy), as training on parts of large volumes wants it.
+    keep_with_report: the same where views are paired with a report.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("crop",)
+    name: Literal["crop"] = "crop"
+    probability: float = Field(default=1.0, ge=1, le=1)
+    keep: tuple[float, float] | None = None
+    keep_with_report: tuple[float, float] | None = (0.6, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Crop:
+        for share in (self.keep, self.keep_with_report):
+            if share and not 0 < share[0] <= share[1] <= 1:
+                raise ValueError("expected two shares, 0 < least <= most <= 1")
+        return self
+
+    def resolved(self, paired: bool) -> Crop:
+        """The same step with the one `keep` that is in force."""
+        return self.model_copy(update={"keep": self.keep_with_report if paired else self.keep, "keep_with_report": None})
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A crop in the stored array's own mm frame (voxel index times spacing; the first voxel's centre is 0).
+
+    centre: (3,) mm. extent: (3,) mm along the view's own axes. turn: 3x4-free 3x3 rotation and mirror, view -> array.
+    """
+
+    centre: np.ndarray
+    extent: np.ndarray
+    turn: np.ndarray
+
+    @property
+    def volume(self) -> float:
+        """mm^3 (pictures: mm^2 times the one slice's thickness)."""
+        return float(np.prod(self.extent))
+
+
+def draw_centre(extent: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A uniform centre: the crop stays inside the field along every axis where it fits, and contains it elsewhere."""
+    low, high = _field(shape, spacing)
+    first, last = low + extent / 2, high - extent / 2
+    return np.minimum(first, last) + rng.random(3) * np.abs(last - first)
+
+
+def field_centre(shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
+    """The middle of the field, in mm."""
+    low, high = _field(shape, spacing)
+    return (low + high) / 2
+
+
+def _field(shape: tuple[int, ...], spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return -spacing / 2, (np.array(shape) - 0.5) * spacing
+
+
+def overlap(one: Frame, other: Frame) -> float:
+    """Volume that two crops share over that of the smaller one, counted on 12 points along each axis."""
+    small, large = (one, other) if one.volume <= other.volume else (other, one)
+    to_large = large.turn.T @ small.turn
+    shift = large.turn.T @ (small.centre - large.centre)
+    return _share_inside(small.extent, to_large, shift, large.extent)
+
+
+def pull_together(first: Frame, second: Frame, least: float) -> Frame:
+    """Move the second crop towards the first until they overlap by `least`; turn it alike where that is not enough."""
+    for part in (*np.linspace(1.0, 0.0, 17),):
+        moved = Frame(first.centre + part * (second.centre - first.centre), second.extent, second.turn)
+        if overlap(first, moved) >= least:
+            return moved
+    return Frame(first.centre, second.extent, first.turn)
+
+
+@njit(nogil=True, cache=True)
+def _share_inside(extent, turn, shift, limits):
+    count = 0
+    for i in range(_POINTS):
+        a = ((i + 0.5) / _POINTS - 0.5) * extent[0]
+        for j in range(_POINTS):
+            b = ((j + 0.5) / _POINTS - 0.5) * extent[1]
+            for k in range(_POINTS):
+                c = ((k + 0.5) / _POINTS - 0.5) * extent[2]
+                inside = True
+                for axis in range(3):
+                    position = turn[axis, 0] * a + turn[axis, 1] * b + turn[axis, 2] * c + shift[axis]
+                    if abs(position) > limits[axis] / 2:
+                        inside = False
+                if inside:
+                    count += 1
+    return count / _POINTS**3

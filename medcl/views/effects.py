@@ -1,0 +1,261 @@
+"""What an augmentation may change: per modality and beside a report, what is forbidden or bounded, and why."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from medcl.foundation.config import Settings
+from medcl.foundation.errors import UserError
+
+
+class Step(Settings):
+    """Base of every augmentation: frozen settings with a `name`, a probability, and the effects it has on meaning."""
+
+    effects: ClassVar[tuple[str, ...]] = ()
+
+    name: Any  # a Literal in every subclass: the tag of the union
+    probability: float = Field(default=1.0, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The range in which the values of a step's setting must stay, and why."""
+
+    low: float
+    high: float
+    reason: str
+
+
+HU = "Hounsfield units are physical"
+SUV = "standardised uptake values are physical"
+DISPLAY = "display values may change only monotonically"
+SITES = "the side of the heart and of unpaired organs has meaning"
+ORIENTATION = "the orientation is known and the same in every scan"
+MEANING = "it destroys what the image says"
+PATIENTS = "it mixes two patients"
+BINARY = "a shape has no intensities"
+REPORT_SIDES = "the report names sides"
+OUT_OF_BODY = "it moves anatomy further than it lies in patients"
+DISTANCES = "distances in mm have meaning"
+
+EFFECTS: dict[str, str] = {
+    "crop": "shows a part of the field",
+    "rotation": "turns anatomy by some degrees",
+    "scale": "changes sizes in mm, the same along every axis",
+    "elastic": "bends anatomy",
+    "flip_left_right": "exchanges the patient's sides",
+    "flip_front_back": "exchanges front and back",
+    "flip_up_down": "exchanges head and feet (pictures: top and bottom)",
+    "quarter_turn": "turns by 90 degrees",
+    "intensity_shift": "adds one value to every voxel",
+    "intensity_scale": "multiplies every voxel by one value",
+    "window_jitter": "moves the window that the network sees, not the values",
+    "gamma": "bends the intensity curve, monotonically",
+    "contrast": "stretches intensities around their mean",
+    "histogram_shift": "bends the intensity curve at several points, monotonically",
+    "histogram_matching": "gives one scan the histogram of another",
+    "inversion": "exchanges dark and bright",
+    "bias_field": "multiplies by a slowly varying field",
+    "noise": "adds noise",
+    "blur": "loses fine detail",
+    "low_resolution": "loses resolution, as in thick slices",
+    "motion": "adds the artefact of a moving patient",
+    "ghosting": "adds the artefact of periodic motion",
+    "spike": "adds the artefact of a bad sample in k-space",
+    "speckle": "adds multiplicative speckle",
+    "gain": "changes gain smoothly along depth",
+    "shadow": "adds an acoustic shadow",
+    "cutout": "hides a part of the field",
+    "colour_jitter": "changes colours",
+    "solarise": "inverts bright values",
+    "posterise": "keeps few grey values",
+    "grey_dropout": "drops the colour",
+    "cut_mix": "pastes a part of another patient",
+}
+
+MODALITIES = ("ct", "mr", "pet", "xray", "mammography", "ultrasound", "shape")
+
+_NEVER = {
+    "flip_up_down": ORIENTATION,
+    "quarter_turn": ORIENTATION,
+    "flip_front_back": ORIENTATION,
+    "inversion": "dark and bright have meaning",
+    "histogram_matching": "it copies another scanner's or patient's intensities",
+    "colour_jitter": MEANING,
+    "solarise": MEANING,
+    "posterise": MEANING,
+    "grey_dropout": MEANING,
+    "cut_mix": PATIENTS,
+}
+_MR_ARTEFACTS = dict.fromkeys(("bias_field", "motion", "ghosting", "spike"), "it is an artefact of MR, which this is not")
+_US_ARTEFACTS = dict.fromkeys(("speckle", "gain", "shadow"), "it is an artefact of ultrasound, which this is not")
+_ARTEFACTS = _MR_ARTEFACTS | _US_ARTEFACTS
+_WINDOW = {"window_jitter": "its values are not physical, so there is no window to move"}
+_INTENSITIES = (
+    *("intensity_shift", "intensity_scale", "window_jitter", "gamma", "contrast", "histogram_shift", "bias_field", "noise", "blur"),
+    *("low_resolution", "motion", "ghosting", "spike", "speckle", "gain", "shadow"),
+)
+
+# (modality, effect) -> why it is forbidden.
+FORBIDDEN: dict[str, dict[str, str]] = {
+    "ct": _NEVER
+    | _ARTEFACTS
+    | {"gamma": HU, "contrast": HU, "histogram_shift": HU, "inversion": HU, "histogram_matching": HU, "flip_left_right": SITES},
+    "mr": _NEVER | _US_ARTEFACTS | _WINDOW | {"flip_left_right": SITES},
+    "pet": _NEVER
+    | _ARTEFACTS
+    | {"gamma": SUV, "contrast": SUV, "histogram_shift": SUV, "inversion": SUV, "histogram_matching": SUV, "flip_left_right": SITES},
+    "xray": _NEVER
+    | _ARTEFACTS
+    | _WINDOW
+    | {"flip_left_right": "the heart's side and the side markers have meaning", "elastic": DISTANCES, "inversion": DISPLAY},
+    "mammography": _NEVER
+    | _ARTEFACTS
+    | _WINDOW
+    | {
+        "flip_left_right": "the side is known; bring it to one side once, never at random",
+        "elastic": DISTANCES,
+        "inversion": DISPLAY,
+        "blur": "microcalcifications are lost",
+        "low_resolution": "microcalcifications are lost",
+    },
+    "ultrasound": _NEVER | _MR_ARTEFACTS | _WINDOW | {"flip_up_down": "the probe is on top", "quarter_turn": "the probe is on top"},
+    "shape": _NEVER | dict.fromkeys(_INTENSITIES, BINARY) | {"flip_left_right": SITES, "inversion": BINARY},
+}
+
+REPORT_FORBIDDEN: dict[str, str] = {"flip_left_right": REPORT_SIDES, "cutout": "the report may name what is hidden"}
+
+
+def _geometry(rotation_deg: float, low: float, high: float, keep: float) -> dict[tuple[str, str], Bound]:
+    return {
+        ("rotation", "max_deg"): Bound(0, rotation_deg, OUT_OF_BODY),
+        ("scale", "range"): Bound(low, high, DISTANCES),
+        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows"),
+        ("elastic", "max_displacement_mm"): Bound(0, 5, DISTANCES),
+    }
+
+
+_VOLUME = _geometry(15, 0.8, 1.25, 1 / 3)
+
+# modality -> (effect, setting) -> the range its values must stay in.
+BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
+    "ct": _VOLUME
+    | {
+        ("intensity_shift", "max_shift"): Bound(0, 20, HU),
+        ("intensity_scale", "range"): Bound(0.95, 1.05, HU),
+        ("window_jitter", "max_shift"): Bound(0, 100, "tissues leave the window"),
+        ("noise", "max_sd"): Bound(0, 60, "more noise than any dose gives"),
+        ("low_resolution", "max_factor"): Bound(1, 4, "small findings are lost"),
+        ("blur", "max_sigma_mm"): Bound(0, 2.5, "small findings are lost"),
+    },
+    "mr": _VOLUME
+    | {
+        ("gamma", "range"): Bound(0.7, 1.5, "tissue contrast is lost"),
+        ("contrast", "range"): Bound(0.7, 1.5, "tissue contrast is lost"),
+        ("intensity_shift", "max_shift"): Bound(0, 0.5, "tissue contrast is lost"),
+        ("intensity_scale", "range"): Bound(0.7, 1.5, "tissue contrast is lost"),
+        ("bias_field", "max_coefficient"): Bound(0, 0.5, "no coil has a stronger field"),
+        ("noise", "max_sd"): Bound(0, 0.5, "tissue contrast is lost"),
+        ("low_resolution", "max_factor"): Bound(1, 4, "small findings are lost"),
+        ("blur", "max_sigma_mm"): Bound(0, 2.5, "small findings are lost"),
+    },
+    "pet": _VOLUME | {("intensity_scale", "range"): Bound(0.95, 1.05, SUV), ("intensity_shift", "max_shift"): Bound(0, 0, SUV)},
+    "xray": _geometry(10, 0.8, 1.25, 0.5)
+    | {
+        ("gamma", "range"): Bound(0.8, 1.25, DISPLAY),
+        ("contrast", "range"): Bound(0.7, 1.4, DISPLAY),
+        ("intensity_shift", "max_shift"): Bound(0, 0.2, DISPLAY),
+        ("noise", "max_sd"): Bound(0, 0.1, "more noise than any dose gives"),
+        ("low_resolution", "max_factor"): Bound(1, 2, "small findings are lost"),
+    },
+    "mammography": _geometry(10, 0.9, 1.1, 0.8)
+    | {("gamma", "range"): Bound(0.9, 1.1, DISPLAY), ("contrast", "range"): Bound(0.9, 1.1, DISPLAY)},
+    "ultrasound": _geometry(15, 0.9, 1.1, 0.8) | {("elastic", "max_displacement_mm"): Bound(0, 3, DISTANCES)},
+    "shape": _VOLUME,
+}
+
+REPORT_BOUNDS: dict[tuple[str, str], Bound] = {
+    ("crop", "keep"): Bound(0.6, 1, "the report tells of the whole field"),
+}
+
+MIN_OVERLAP = 0.3
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One thing that a step must not do. `text`: the refusal."""
+
+    step: str
+    text: str
+
+
+def breaches(steps: Iterable[Step], modality: str, paired: bool) -> list[Breach]:
+    """Everything that is unsafe about the steps, in their order. Raises UserError for an unknown modality."""
+    if modality not in FORBIDDEN:
+        raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(MODALITIES)}")
+    return [breach for step in steps for breach in _breaches_of(step, modality, paired)]
+
+
+def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:
+    for effect in step.effects:
+        if effect not in EFFECTS:
+            yield Breach(step.name, f"{step.name}: effect '{effect}' is unknown; known: {', '.join(EFFECTS)}")
+        if paired and effect in REPORT_FORBIDDEN:
+            yield Breach(step.name, f"{effect} is unsafe for {modality} with reports: {REPORT_FORBIDDEN[effect]}")
+        elif effect in FORBIDDEN[modality]:
+            yield Breach(step.name, f"{effect} is unsafe for {modality}: {FORBIDDEN[modality][effect]}")
+        rules = [(BOUNDS[modality], modality)] + ([(REPORT_BOUNDS, f"{modality} with reports")] if paired else [])
+        for bounds, where in rules:
+            yield from _out_of_bounds(step, effect, bounds, where)
+
+
+def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bound], where: str) -> Iterable[Breach]:
+    for (bounded, setting), bound in bounds.items():
+        if bounded != effect:
+            continue
+        for value in _numbers(getattr(step, setting, None)):
+            if not bound.low - 1e-9 <= value <= bound.high + 1e-9:
+                limits = f"{bound.low:.3g} to {bound.high:.3g}"
+                text = f"{step.name}.{setting} {value:g} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
+                yield Breach(step.name, text)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    return tuple(float(number) for number in value) if isinstance(value, tuple | list) else (float(value),)
+
+
+def check(steps: Iterable[Step], modality: str, paired: bool, allow: Mapping[str, str]) -> dict[str, str]:
+    """Refuse unsafe steps, except those that `allow` names with a reason.
+
+    Returns the overrides in force: step -> "what is overridden (allowed: the reason)", for cards and pages.
+    Raises UserError naming each unsafe step with its reason and the way out.
+    """
+    steps = list(steps)
+    _check_allow(allow, [step.name for step in steps])
+    found = breaches(steps, modality, paired)
+    refused = [breach.text for breach in found if breach.step not in allow]
+    if refused:
+        way_out = 'take the step out, or override it knowingly: views.allow: {step: "the reason"}'
+        raise UserError("\n".join([*dict.fromkeys(refused), way_out]))
+    in_force: dict[str, str] = {}
+    for breach in found:
+        said = f"{in_force[breach.step]}; " if breach.step in in_force else ""
+        in_force[breach.step] = f"{said}{breach.text}"
+    return {step: f"{text} (allowed: {allow[step]})" for step, text in in_force.items()}
+
+
+def _check_allow(allow: Mapping[str, str], names: list[str]) -> None:
+    for name, reason in allow.items():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"its steps: {', '.join(names)}"
+            raise UserError(f"views.allow: the policy has no step '{name}'; {hint}")
+        if not str(reason).strip():
+            raise UserError(f"views.allow.{name}: a reason is needed; it goes to every card and page")

@@ -1,0 +1,135 @@
+"""Compiled passes over one view, in place: the arithmetic behind the intensity steps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def scale_shift_clip(view, scale, shift, low, high):
+    """view = clip(view * scale + shift, low, high)."""
+    flat = view.reshape(-1)
+    for i in range(flat.size):
+        value = flat[i] * scale + shift
+        flat[i] = min(max(value, low), high)
+
+
+@njit(nogil=True, cache=True)
+def scale_shift(view, scale, shift):
+    """view = view * scale + shift."""
+    flat = view.reshape(-1)
+    for i in range(flat.size):
+        flat[i] = flat[i] * scale + shift
+
+
+@njit(nogil=True, cache=True)
+def power(view, low, high, exponent):
+    """view = low + (high - low) * ((view - low) / (high - low)) ** exponent; values below `low` stay."""
+    flat = view.reshape(-1)
+    span = high - low
+    for i in range(flat.size):
+        value = (flat[i] - low) / span
+        if value > 0:
+            flat[i] = low + span * np.exp(exponent * np.log(value))
+
+
+@njit(nogil=True, cache=True)
+def moments(view):
+    """(mean, smallest, largest) of a view, as float32; the mean is summed by rows in double precision."""
+    flat = view.reshape(-1)
+    total = 0.0
+    low = high = flat[0]
+    for i in range(flat.size):
+        value = flat[i]
+        total += value
+        low = min(low, value)
+        high = max(high, value)
+    return np.float32(total / flat.size), low, high
+
+
+@njit(nogil=True, cache=True)
+def convolve_axes(view, taps_x, taps_y, taps_z):
+    """Convolve along each axis with odd symmetric taps; edge voxels are repeated. One tap: the axis is left alone."""
+    nx, ny, _ = view.shape
+    if taps_x.size > 1:
+        for j in range(ny):
+            view[:, j, :] = _along_first(view[:, j, :], taps_x)
+    if taps_y.size > 1:
+        for i in range(nx):
+            view[i] = _along_first(view[i], taps_y)
+    if taps_z.size > 1:
+        _along_last(view, taps_z)
+
+
+@njit(nogil=True, cache=True)
+def _along_last(view, taps):
+    nx, ny, nz = view.shape
+    reach = taps.size // 2
+    line = np.empty(nz + 2 * reach, np.float32)
+    for i in range(nx):
+        for j in range(ny):
+            row = view[i, j]
+            line[:reach] = row[0]
+            line[reach : reach + nz] = row
+            line[reach + nz :] = row[nz - 1]
+            row[:] = 0
+            for t in range(taps.size):
+                for k in range(nz):
+                    row[k] += taps[t] * line[k + t]
+
+
+@njit(nogil=True, cache=True)
+def _along_first(plane, taps):
+    rows, columns = plane.shape
+    reach = taps.size // 2
+    out = np.zeros((rows, columns), np.float32)
+    for i in range(rows):
+        for t in range(taps.size):
+            source = plane[min(max(i + t - reach, 0), rows - 1)]
+            tap = taps[t]
+            target = out[i]
+            for k in range(columns):
+                target[k] += tap * source[k]
+    return out
+
+
+@njit(nogil=True, cache=True)
+def mix_axis(view, starts, weights):
+    """Along the first axis: new[i] = sum over t of weights[i, t] * old[starts[i] + t]. `view`: (n, anything)."""
+    old = view.copy()
+    for i in range(view.shape[0]):
+        target = view[i]
+        for k in range(target.size):
+            target[k] = 0
+        for t in range(weights.shape[1]):
+            weight = weights[i, t]
+            if weight != 0:
+                source = old[starts[i] + t]
+                for k in range(target.size):
+                    target[k] += weight * source[k]
+
+
+@njit(nogil=True, cache=True)
+def multiply_field(view, coefficients, background):
+    """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
+    nx, ny, nz = view.shape
+    order = coefficients.shape[0]
+    for i in range(nx):
+        x = 2.0 * i / max(nx - 1, 1) - 1.0
+        for j in range(ny):
+            y = 2.0 * j / max(ny - 1, 1) - 1.0
+            along_z = np.zeros(order, np.float32)
+            for c in range(order):
+                total = 0.0
+                for a in range(order):
+                    for b in range(order):
+                        total += coefficients[a, b, c] * x**a * y**b
+                along_z[c] = total
+            row = view[i, j]
+            for k in range(nz):
+                z = np.float32(2.0 * k / max(nz - 1, 1) - 1.0)
+                exponent = np.float32(0)
+                for c in range(order - 1, -1, -1):
+                    exponent = exponent * z + along_z[c]
+                row[k] = background + (row[k] - background) * np.exp(exponent)

@@ -1,0 +1,287 @@
+"""Steps that change values and leave geometry alone: noise, blur, shift, scale, window, gamma, contrast, field, resolution.
+
+They work in stored units (Hounsfield units for CT), in place, on one view (x, y, z) float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from medcl.views import filters
+from medcl.views.effects import Step
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an intensity step knows about the view it works on.
+
+    background: stored value of nothing. spacing_mm: of the view's voxels. network: (scale, shift) from stored to
+    network values. limits: stored values of the network's smallest and largest.
+    """
+
+    background: float
+    spacing_mm: tuple[float, float, float]
+    network: tuple[float, float]
+    limits: tuple[float, float]
+
+
+class IntensityStep(Step):
+    """A step that changes values. `draw` gives its values, `apply` carries them out."""
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """Values for one view."""
+        raise NotImplementedError
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Change the view in place. Returns the look, changed where the step moves the network's window."""
+        raise NotImplementedError
+
+
+def _check_range(low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise ValueError("range: expected 0 < least <= most")
+
+
+class IntensityShift(IntensityStep):
+    """Add one value, uniform in -max_shift .. max_shift, in stored units (HU, standard deviations, display range 1)."""
+
+    effects: ClassVar[tuple[str, ...]] = ("intensity_shift",)
+    name: Literal["intensity_shift"] = "intensity_shift"
+    max_shift: float = Field(ge=0)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`shift` in stored units."""
+        return {"shift": float(rng.uniform(-self.max_shift, self.max_shift))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """view + shift."""
+        filters.scale_shift(view, np.float32(1), np.float32(values["shift"]))
+        return look
+
+
+class IntensityScale(IntensityStep):
+    """Multiply by a factor from `range`: Hounsfield units around water (0 HU), other units around nothing."""
+
+    effects: ClassVar[tuple[str, ...]] = ("intensity_scale",)
+    name: Literal["intensity_scale"] = "intensity_scale"
+    range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntensityScale:
+        _check_range(*self.range)
+        return self
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`factor`."""
+        return {"factor": float(rng.uniform(*self.range))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """The fixed point is 0 HU where air is far below it, else the background."""
+        factor = values["factor"]
+        fixed = 0.0 if look.background < -500 else look.background
+        filters.scale_shift(view, np.float32(factor), np.float32(fixed * (1 - factor)))
+        return look
+
+
+class WindowJitter(IntensityStep):
+    """Move the lower and the upper end of the network's window, each by at most `max_shift` stored units."""
+
+    effects: ClassVar[tuple[str, ...]] = ("window_jitter",)
+    name: Literal["window_jitter"] = "window_jitter"
+    max_shift: float = Field(ge=0)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`low` and `high`: by how much each end moves."""
+        low, high = rng.uniform(-self.max_shift, self.max_shift, 2)
+        return {"low": float(low), "high": float(high)}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Voxels keep their values; only what the network sees of them changes."""
+        scale, shift = look.network
+        low, high = look.limits[0] + values["low"], look.limits[1] + values["high"]
+        bottom, top = look.limits[0] * scale + shift, look.limits[1] * scale + shift
+        new = (top - bottom) / max(high - low, 1e-6)
+        return replace(look, network=(new, bottom - low * new), limits=(low, high))
+
+
+class Gamma(IntensityStep):
+    """Bend the curve between the view's own smallest and largest value by an exponent from `range`, log-uniform."""
+
+    effects: ClassVar[tuple[str, ...]] = ("gamma",)
+    name: Literal["gamma"] = "gamma"
+    range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Gamma:
+        _check_range(*self.range)
+        return self
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`exponent`."""
+        low, high = np.log(self.range)
+        return {"exponent": float(np.exp(rng.uniform(low, high)))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """As MONAI's AdjustContrast and batchgenerators' gamma do, without inversion."""
+        _, low, high = filters.moments(view)
+        if high > low:
+            filters.power(view, low, high, np.float32(values["exponent"]))
+        return look
+
+
+class Contrast(IntensityStep):
+    """Stretch values around the view's mean by a factor from `range`."""
+
+    effects: ClassVar[tuple[str, ...]] = ("contrast",)
+    name: Literal["contrast"] = "contrast"
+    range: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Contrast:
+        _check_range(*self.range)
+        return self
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`factor`."""
+        return {"factor": float(rng.uniform(*self.range))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """mean + (view - mean) * factor."""
+        mean, _, _ = filters.moments(view)
+        filters.scale_shift(view, np.float32(values["factor"]), np.float32(mean * (1 - values["factor"])))
+        return look
+
+
+class Noise(IntensityStep):
+    """Add Gaussian noise with a standard deviation uniform in 0 .. max_sd, in stored units."""
+
+    effects: ClassVar[tuple[str, ...]] = ("noise",)
+    name: Literal["noise"] = "noise"
+    max_sd: float = Field(ge=0)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`sd` and the `key` of the noise's own stream."""
+        return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(rng.integers(0, 2**52))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Every voxel's noise is a function of the key and the voxel's place."""
+        rng = np.random.Generator(np.random.Philox(key=int(values["key"])))
+        grain = rng.standard_normal(view.shape, dtype=np.float32)
+        grain *= np.float32(values["sd"])
+        view += grain
+        return look
+
+
+class Blur(IntensityStep):
+    """Gaussian blur with a standard deviation uniform in 0 .. max_sigma_mm, the same in mm along every axis."""
+
+    effects: ClassVar[tuple[str, ...]] = ("blur",)
+    name: Literal["blur"] = "blur"
+    max_sigma_mm: float = Field(ge=0)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`sigma_mm`."""
+        return {"sigma_mm": float(rng.uniform(0, self.max_sigma_mm))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Taps reach four standard deviations, edges are repeated, as scipy.ndimage.gaussian_filter(mode='nearest')."""
+        taps = [
+            _gaussian(values["sigma_mm"] / spacing) if length > 1 else np.ones(1, np.float32)
+            for spacing, length in zip(look.spacing_mm, view.shape, strict=True)
+        ]
+        filters.convolve_axes(view, *taps)
+        return look
+
+
+def _gaussian(sigma: float) -> np.ndarray:
+    reach = int(4 * sigma + 0.5)
+    if reach == 0:
+        return np.ones(1, np.float32)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+class BiasField(IntensityStep):
+    """Multiply by exp(polynomial) over the view: the uneven sensitivity of a coil (Van Leemput et al. 1999, eq. 3).
+
+    Coefficients up to `order` are uniform in -max_coefficient .. max_coefficient, as in TorchIO's RandomBiasField.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("bias_field",)
+    name: Literal["bias_field"] = "bias_field"
+    max_coefficient: float = Field(default=0.3, ge=0)
+    order: int = Field(default=3, ge=1, le=4)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """One coefficient per power `c<a><b><c>` of x, y, z whose sum is between 1 and the order."""
+        powers = [(a, b, c) for a in range(self.order + 1) for b in range(self.order + 1 - a) for c in range(self.order + 1 - a - b)]
+        drawn = rng.uniform(-self.max_coefficient, self.max_coefficient, len(powers))
+        return {f"c{a}{b}{c}": float(value) for (a, b, c), value in zip(powers, drawn, strict=True) if a + b + c > 0 and not (flat and c)}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Signal is what lies above the background; it is the signal that is multiplied."""
+        coefficients = np.zeros((self.order + 1,) * 3)
+        for name, value in values.items():
+            coefficients[int(name[1]), int(name[2]), int(name[3])] = value
+        filters.multiply_field(view, coefficients, np.float32(look.background))
+        return look
+
+
+class LowResolution(IntensityStep):
+    """Lose resolution by a factor up to `max_factor`: averaged to coarse voxels, then interpolated back.
+
+    axis: `all`, or `one` for a single random axis (thick slices).
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("low_resolution",)
+    name: Literal["low_resolution"] = "low_resolution"
+    max_factor: float = Field(default=2.0, ge=1)
+    axis: Literal["all", "one"] = "all"
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`x`, `y`, `z`: the factor along each axis."""
+        factor = float(rng.uniform(1, self.max_factor))
+        chosen = int(rng.integers(0, 2 if flat else 3))
+        coarse = [self.axis == "all" or axis == chosen for axis in range(3)]
+        x, y, z = (factor if is_coarse and not (flat and axis == 2) else 1.0 for axis, is_coarse in enumerate(coarse))
+        return {"x": x, "y": y, "z": z}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """One banded matrix per axis: area-weighted triangle down, linear up."""
+        nx, ny, nz = view.shape
+        if values["x"] > 1:
+            filters.mix_axis(view.reshape(nx, -1), *_down_and_up(nx, values["x"]))
+        if values["y"] > 1:
+            for plane in view:
+                filters.mix_axis(plane, *_down_and_up(ny, values["y"]))
+        if values["z"] > 1:
+            turned = np.ascontiguousarray(view.reshape(-1, nz).T)
+            filters.mix_axis(turned, *_down_and_up(nz, values["z"]))
+            view[...] = turned.T.reshape(view.shape)
+        return look
+
+
+def _down_and_up(length: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, weights) of the matrix that coarsens `length` samples by about `factor` and interpolates them back."""
+    coarse = max(1, round(length / factor))
+    matrix = _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+    used = matrix > 1e-9
+    starts = used.argmax(1)
+    width = int((length - used[:, ::-1].argmax(1) - starts).max())
+    starts = np.minimum(starts, length - width)
+    weights = np.stack([matrix[i, start : start + width] for i, start in enumerate(starts)])
+    return starts.astype(np.int64), weights.astype(np.float32)
+
+
+def _triangle(rows: int, columns: int, up: bool = False) -> np.ndarray:
+    """(rows, columns) resampling matrix over one field, rows summing to one."""
+    factor = columns / rows
+    support = 1.0 if up else max(1.0, factor)
+    centres = (np.arange(rows) + 0.5) * factor - 0.5
+    centres = np.clip(centres, 0, columns - 1) if up else centres
+    weights = np.maximum(0, 1 - np.abs(np.arange(columns)[None, :] - centres[:, None]) / support)
+    return weights / weights.sum(1, keepdims=True)

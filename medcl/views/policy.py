@@ -1,0 +1,133 @@
+"""A policy: which steps make the views of a modality, checked for safety before anything is drawn."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from medcl.foundation.config import Settings, load, union_of
+from medcl.foundation.errors import UserError
+from medcl.views.acquisition import Ghosting, Motion
+from medcl.views.crops import Crop
+from medcl.views.effects import Step
+from medcl.views.intensity import (
+    BiasField,
+    Blur,
+    Contrast,
+    Gamma,
+    IntensityScale,
+    IntensityShift,
+    LowResolution,
+    Noise,
+    WindowJitter,
+)
+from medcl.views.spatial import FlipFrontBack, FlipLeftRight, FlipUpDown, Rotation, Scale
+
+StepConfig: Any = union_of(
+    "medcl.augmentations",
+    Crop,
+    Rotation,
+    Scale,
+    FlipLeftRight,
+    FlipFrontBack,
+    FlipUpDown,
+    IntensityShift,
+    IntensityScale,
+    WindowJitter,
+    Gamma,
+    Contrast,
+    Noise,
+    Blur,
+    BiasField,
+    LowResolution,
+    Motion,
+    Ghosting,
+)
+
+
+class AuditBounds(Settings):
+    """What `medcl preview` may find on the user's own data before it fails; None: reported, not judged.
+
+    max_drift: mean change of a tissue's value by all steps together, in stored units. max_empty_share: views that show
+    next to nothing. min_field_share: of the field's length along an axis, on average, that a view covers.
+    max_volume_change: physical volume of a view over the policy's, or the inverse. max_swapped_share: views with the
+    patient's sides exchanged. min_mask_survival: pairs that both keep half of a marked mask (where masks exist).
+    """
+
+    max_drift: float | None = Field(default=None, gt=0)
+    max_empty_share: float | None = Field(default=0.1, ge=0, le=1)
+    min_field_share: float | None = Field(default=None, ge=0, le=1)
+    max_volume_change: float | None = Field(default=2.0, ge=1)
+    max_swapped_share: float | None = Field(default=0.0, ge=0, le=1)
+    min_mask_survival: float | None = Field(default=None, ge=0, le=1)
+
+
+class Policy(Settings):
+    """Ordered steps for one modality.
+
+    extent_mm: what an unscaled view covers; None is the view's size times the recipe's spacing (times the scan's own
+    where the recipe keeps it). steps: spatial ones make the matrix, the others are applied in their order.
+    """
+
+    name: str
+    modality: str
+    extent_mm: tuple[float, float, float] | None = None
+    steps: tuple[StepConfig, ...]
+    audit: AuditBounds = AuditBounds()
+
+    @field_validator("steps")
+    @classmethod
+    def _one_crop(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        names = [step.name for step in steps]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each step may stand once; twice: {', '.join(twice)}")
+        if not names or names[0] != "crop":
+            raise ValueError("the first step must be crop")
+        return steps
+
+
+class ViewsConfig(Settings):
+    """The `views` of a pretraining.
+
+    policy: a built-in name or a YAML file. size: the voxel grid that the encoder receives, (x, y, z) for volumes and
+    (rows, columns) for pictures. overlap: least volume that the crops of a pair share, over the smaller one's.
+    allow: step -> the reason why it is used although it is unsafe for the modality.
+    """
+
+    policy: str
+    size: tuple[int, int, int] | tuple[int, int]
+    overlap: float = Field(default=0.5, ge=0, le=1)
+    allow: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> ViewsConfig:
+        if min(self.size) < 8:
+            raise ValueError("size: expected at least 8 along every axis")
+        return self
+
+
+def built_in_policies() -> list[str]:
+    """Names of the policies that come with medcl."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def load_policy(name_or_path: str | Path) -> Policy:
+    """A built-in policy by name, or one read from a YAML file (`base:` may name another file).
+
+    Raises UserError for a name that is neither, or settings that are wrong.
+    """
+    name = str(name_or_path)
+    if name in built_in_policies():
+        with resources.as_file(_folder() / f"{name}.yaml") as path:
+            return load(Policy, path)
+    if not Path(name).is_file():
+        raise UserError(f"views.policy '{name}': neither a built-in policy ({', '.join(built_in_policies())}) nor a file")
+    return load(Policy, name)
+
+
+def _folder():
+    return resources.files("medcl.views") / "policies"

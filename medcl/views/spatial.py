@@ -1,0 +1,106 @@
+"""Rotation, size and flips: what turns a crop before it is sampled."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from medcl.views.effects import Step
+
+
+class SpatialStep(Step):
+    """A step that changes the matrix of a view. `draw` gives its values, `turn` the 3x3 that they mean."""
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """Values for one view. flat: a picture, turned in its plane only."""
+        raise NotImplementedError
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """3x3: rotation, mirror or scale that the values mean."""
+        raise NotImplementedError
+
+
+class Rotation(SpatialStep):
+    """Turn about a random axis (pictures: in the plane) by an angle of at most `max_deg`, drawn uniformly."""
+
+    effects: ClassVar[tuple[str, ...]] = ("rotation",)
+    name: Literal["rotation"] = "rotation"
+    max_deg: float = Field(default=15.0, ge=0, le=180)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`deg` and the axis `x y z` (a unit vector)."""
+        deg = float(rng.uniform(-self.max_deg, self.max_deg))
+        axis = np.array([0.0, 0.0, 1.0]) if flat else rng.standard_normal(3)
+        axis = axis / max(float(np.linalg.norm(axis)), 1e-9)
+        return {"deg": deg, "x": float(axis[0]), "y": float(axis[1]), "z": float(axis[2])}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """Rodrigues' formula."""
+        angle = np.deg2rad(values["deg"])
+        x, y, z = values["x"], values["y"], values["z"]
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+class Scale(SpatialStep):
+    """Show anatomy larger or smaller by a factor from `range`, log-uniform, the same along every axis in mm."""
+
+    effects: ClassVar[tuple[str, ...]] = ("scale",)
+    name: Literal["scale"] = "scale"
+    range: tuple[float, float] = (0.8, 1.25)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scale:
+        if not 0 < self.range[0] <= self.range[1]:
+            raise ValueError("range: expected 0 < least <= most")
+        return self
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`factor`: above 1 the view covers more mm, so that anatomy looks smaller."""
+        low, high = np.log(self.range)
+        return {"factor": float(np.exp(rng.uniform(low, high)))}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """An isotropic scale."""
+        return np.eye(3) * values["factor"]
+
+
+class _Flip(SpatialStep):
+    axis: ClassVar[int] = 0
+
+    probability: float = Field(default=0.5, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`axis` of the array that is mirrored; up and down are the second axis of a picture."""
+        return {"axis": float(min(self.axis, 1) if flat else self.axis)}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """A mirror."""
+        signs = np.ones(3)
+        signs[int(values["axis"])] = -1
+        return np.diag(signs)
+
+
+class FlipLeftRight(_Flip):
+    """Exchange left and right (the first axis)."""
+
+    effects: ClassVar[tuple[str, ...]] = ("flip_left_right",)
+    name: Literal["flip_left_right"] = "flip_left_right"
+
+
+class FlipFrontBack(_Flip):
+    """Exchange front and back (the second axis of a volume)."""
+
+    effects: ClassVar[tuple[str, ...]] = ("flip_front_back",)
+    axis: ClassVar[int] = 1
+    name: Literal["flip_front_back"] = "flip_front_back"
+
+
+class FlipUpDown(_Flip):
+    """Exchange head and feet (the third axis of a volume; the second of a picture)."""
+
+    effects: ClassVar[tuple[str, ...]] = ("flip_up_down",)
+    axis: ClassVar[int] = 2
+    name: Literal["flip_up_down"] = "flip_up_down"
