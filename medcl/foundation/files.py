@@ -27,7 +27,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         with open(partial, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -35,6 +35,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     write_whole(path, lambda partial: _discard(partial.write_text(text, encoding="utf-8")))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all."""
+    write_whole(path, lambda partial: _discard(partial.write_bytes(content)))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -116,7 +121,8 @@ def safe_csv_cell(text: str) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to disk, so that a rename outlives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

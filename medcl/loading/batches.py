@@ -1,0 +1,188 @@
+"""Rows of the store to batches: threads fill a ring of buffers, and the step alone decides what is in them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl.foundation import distributed
+from medcl.foundation.errors import DataError, MedclError, UserError
+from medcl.foundation.geometry import rows_and_columns
+from medcl.foundation.types import Batch
+from medcl.loading.order import items_at
+from medcl.loading.texts import ReportTexts
+
+AHEAD = 2
+
+
+class Store(Protocol):
+    """What is needed of a VolumeStore."""
+
+    index: Any
+
+    def shape(self, row: int) -> tuple[int, int, int]:
+        """Shape of a stored array."""
+        ...
+
+    def affine(self, row: int) -> np.ndarray:
+        """Affine of a stored array."""
+        ...
+
+
+class Maker(Protocol):
+    """What is needed of a ViewMaker: all parameters first, a pure function of the key, then pixels."""
+
+    config: Any
+
+    def draw(self, shape: Any, affine: Any, key: tuple[int, int, int], num_views: int) -> Sequence[Any]:
+        """Parameters of the views of one item."""
+        ...
+
+    def render(self, store: Any, row: int, parameters: Any, out: np.ndarray | None) -> np.ndarray:
+        """One view (x, y, z), written into `out`."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One buffer per view, (batch, x, y, z), and the same memory as arrays."""
+
+    tensors: tuple[Tensor, ...]
+    arrays: tuple[np.ndarray, ...]
+
+
+class Batches:
+    """Batches of this process: rows rank * n .. (rank + 1) * n of each step's world batch.
+
+    rows: rows of the store to learn from, all by default. texts: sentences for methods that use them. targets: one entry
+    for each row of the store, handed on as `Batch.target`. workers: threads that make views; their number changes
+    nothing but speed. A yielded batch is valid until the next one is asked for: its memory is used again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        maker: Maker,
+        *,
+        num_views: int,
+        world_batch: int,
+        seed: int,
+        workers: int = 2,
+        rows: Sequence[int] | np.ndarray | None = None,
+        texts: ReportTexts | None = None,
+        targets: np.ndarray | None = None,
+        pin: bool = False,
+    ) -> None:
+        processes = distributed.world_size()
+        if world_batch % processes:
+            raise UserError(f"training.world_batch: {world_batch} items cannot be shared by {processes} processes; take a multiple")
+        self.store, self.maker, self.texts, self.targets = store, maker, texts, targets
+        self.num_views, self.seed, self.workers, self.world_batch, self.pin = num_views, seed, workers, world_batch, pin
+        self.rows = np.arange(len(store.index)) if rows is None else np.asarray(rows, dtype=np.int64)
+        if not len(self.rows):
+            raise UserError("no scans to learn from: the list of rows is empty")
+        self.patients = np.asarray(store.index["patient"], dtype=np.int64)
+        size = tuple(maker.config.size)
+        self.picture = len(size) == 2
+        self.view_shape = (size[1], size[0], 1) if self.picture else size
+        self._share = world_batch // processes
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """The store's rows of the whole world batch of one step, in order."""
+        return self.rows[items_at(step, len(self.rows), self.world_batch, self.seed)]
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step, in memory of its own."""
+        with ExitStack() as stack:
+            return self._finish(step, *self._begin(step, self._allocate(), self._pool(stack)))
+
+    def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """The batches of steps start..stop-1, made ahead by the threads. Raises DataError naming step and item that failed."""
+        with ExitStack() as stack:
+            pool = self._pool(stack)
+            free = deque(self._allocate() for _ in range(AHEAD + 1))
+            begun: deque[tuple[int, _Slot, list[Future | None]]] = deque()
+            for step in range(start, stop + AHEAD):
+                if step < stop:
+                    begun.append((step, *self._begin(step, free.popleft(), pool)))
+                if step - start >= AHEAD:
+                    ready, slot, work = begun.popleft()
+                    yield self._finish(ready, slot, work)
+                    free.append(slot)
+
+    def _pool(self, stack: ExitStack) -> ThreadPoolExecutor | None:
+        if not self.workers:
+            return None
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="views")
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        return pool
+
+    def _allocate(self) -> _Slot:
+        # torch's allocator aligns to 64 bytes, so that kernels take the same path for every buffer, bit for bit.
+        shape = (self._share, *self.view_shape)
+        tensors = tuple(torch.empty(shape, pin_memory=self.pin) for _ in range(self.num_views))
+        return _Slot(tensors, tuple(tensor.numpy() for tensor in tensors))
+
+    def _begin(self, step: int, slot: _Slot, pool: ThreadPoolExecutor | None) -> tuple[_Slot, list[Future | None]]:
+        work: list[Future | None] = []
+        for place, (row, key) in enumerate(self._own(step)):
+            arguments = (row, key, [array[place] for array in slot.arrays])
+            work.append(pool.submit(self._render, *arguments) if pool else self._render(*arguments))
+        return slot, work
+
+    def _finish(self, step: int, slot: _Slot, work: list[Future | None]) -> Batch:
+        for future in work:
+            if future is not None:
+                future.result()
+        own = self._own(step)
+        rows = np.array([row for row, _ in own])
+        return Batch(
+            views=tuple(self._image(tensor) for tensor in slot.tensors),
+            item=torch.from_numpy(rows),
+            patient=torch.from_numpy(self.patients[rows]),
+            text=None if self.texts is None else self.texts.encode([self.texts.draw(row, key) for row, key in own]),
+            target=None if self.targets is None else torch.as_tensor(self.targets[rows]),
+        )
+
+    def _image(self, tensor: Tensor) -> Tensor:
+        """(batch, x, y, z) -> (batch, 1, *space)."""
+        return rows_and_columns(tensor).unsqueeze(1).contiguous() if self.picture else tensor.unsqueeze(1)
+
+    def _own(self, step: int) -> list[tuple[int, tuple[int, int, int]]]:
+        """Row and key (seed, step, item) of this process's part of the step.
+
+        The item of a key is the row. Where a batch spans two epochs and meets a row twice, the second copy gets a number
+        of its own, or both would have the same views.
+        """
+        seen: dict[int, int] = {}
+        pairs = []
+        for row in self.rows_at(step).tolist():
+            copies = seen.get(row, 0)
+            seen[row] = copies + 1
+            pairs.append((row, (self.seed, step, row + copies * len(self.patients))))
+        first = distributed.rank() * self._share
+        return pairs[first : first + self._share]
+
+    def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> None:
+        try:
+            drawn = self.maker.draw(self.store.shape(row), self.store.affine(row), key, self.num_views)
+            for parameters, out in zip(drawn, outs, strict=True):
+                self.maker.render(self.store, row, parameters, out)
+        except MedclError as error:
+            raise type(error)(f"step {key[1]}, row {row} of the store: {error}") from error
+        except Exception as error:
+            raise DataError(
+                f"step {key[1]}: row {row} of the store (volume {self._volume(row)}) gave no view: {type(error).__name__}: {error}; "
+                "run `medcl prepare` again if the store is damaged"
+            ) from error
+
+    def _volume(self, row: int) -> str:
+        return str(self.store.index["volume_id"].iloc[row])

@@ -1,0 +1,208 @@
+"""Checkpoints that are whole or absent, and the rules by which a run begins.
+
+`checkpoints/step-N/` holds `tensors.safetensors` and `state.json` (with the SHA-256 of the tensors); `LATEST` names the newest.
+Written as `step-N.partial` beside its target, flushed, renamed. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medcl.foundation import distributed
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import read_json, sha256_of_file, sync_folder, write_json, write_text
+from medcl.foundation.progress import Progress, Silent
+
+TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "LATEST"
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: the steps already done, and what the watchers remembered."""
+
+    step: int = 0
+    watchers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def begin(
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path | None,
+    *,
+    resume: Path | None = None,
+    weights: Path | None = None,
+    progress: Progress | None = None,
+) -> Start:
+    """Fill method and optimizer, by the first rule that applies:
+
+    1. The run's own newest sound checkpoint in `folder`: the same command goes on where it stopped.
+    2. `resume`, a checkpoint folder of another run (or its `checkpoints/`): everything, the step too.
+    3. `weights`, a backbone's `weights.safetensors` (or its folder): the backbone only, from step 0.
+    4. Scratch: the weights the method was built with, from step 0.
+
+    Raises UserError where `resume` or `weights` was given and does not fit.
+    """
+    say = progress or Silent()
+    own = newest(folder, say) if folder else None
+    if own is not None:
+        return restore(own, method, optimizer)
+    if resume is not None:
+        other = resume if (resume / STATE).is_file() else newest(resume, say)
+        if other is None:
+            raise UserError(f"{resume}: no sound checkpoint there; expected a step-N folder or the folder that holds them")
+        return restore(other, method, optimizer)
+    if weights is not None:
+        path = weights / "weights.safetensors" if weights.is_dir() else weights
+        _start_from(method, path)
+    return Start()
+
+
+def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, watchers: Mapping[str, Any] | None = None) -> Path:
+    """Write `step-N`, swap LATEST, keep the last two. Call it on one process.
+
+    Raises UserError where the disk is full or a value is not finite; the checkpoints already there stay as they are.
+    """
+    tensors = _tensors(method, optimizer)
+    _require_finite(tensors, step)
+    target, partial = folder / f"step-{step}", folder / f"step-{step}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
+        save_file(tensors, partial / TENSORS)
+        _flush(partial / TENSORS)
+        write_json(partial / STATE, {"step": step, "sha256": sha256_of_file(partial / TENSORS), "watchers": dict(watchers or {})})
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        sync_folder(folder)
+        write_text(folder / LATEST, target.name + "\n")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{target}: the checkpoint could not be written ({error}); free some space, then the same command goes on from the last one"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in _found(folder)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest(folder: Path, progress: Progress | None = None) -> Path | None:
+    """The newest sound checkpoint, or None; partial ones left by a crash are swept.
+
+    Broken ones are skipped with a warning and set aside as `step-N.damaged`, so that they do not count among those kept.
+    """
+    first = distributed.rank() == 0
+    if first:
+        for orphan in folder.glob("step-*.partial"):
+            shutil.rmtree(orphan, ignore_errors=True)
+    for path in _found(folder):
+        try:
+            _read_state(path)
+        except UserError as error:
+            if first:
+                (progress or Silent()).say(f"warning: {error}; set aside, trying the one before")
+                path.rename(_unused(path.with_suffix(".damaged")))
+        else:
+            return path
+    return None
+
+
+def _unused(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}{number or ''}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
+
+
+def restore(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> Start:
+    """Load a checkpoint. Raises UserError where it is broken or belongs to other settings."""
+    state = _read_state(path)
+    tensors = load_file(path / TENSORS)
+    part = "method."
+    _load(method, {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}, path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Start(int(state["step"]), state["watchers"])
+
+
+def _tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items() if isinstance(value, Tensor)}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _load(method: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: belongs to other settings of encoder or method ({_first_line(error)}); take another --out, or its settings"
+        ) from None
+
+
+def _start_from(method: Any, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a backbone folder or its weights.safetensors")
+    try:
+        method.start_from(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: does not fit the encoder ({_first_line(error)}); take the encoder settings of its card") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    state = read_json(path / STATE)
+    if not isinstance(state, dict) or not {"step", "sha256", "watchers"} <= state.keys():
+        raise UserError(f"{path / STATE}: is no checkpoint's state")
+    if not (path / TENSORS).is_file() or sha256_of_file(path / TENSORS) != state["sha256"]:
+        raise UserError(f"{path}: its tensors are damaged (SHA-256 differs)")
+    return state
+
+
+def _found(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    steps = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(steps, reverse=True)]
+
+
+def _require_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if broken:
+        raise UserError(
+            f"after step {step}: {broken[0]} and {len(broken) - 1} more are not finite, so nothing was saved; "
+            "lower training.optimizer.lr or take precision fp32, the last checkpoint is still good"
+        )
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + 2**20:
+        raise OSError(f"{needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free")
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,141 @@
+"""Where a run computes: processes of torchrun or SLURM, the device, threads, and the signals that ask it to stop.
+
+The only place that reads environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medcl.foundation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process's place: its device, its rank and how many processes there are."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def spread(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over all processes, where there are several."""
+        if self.world_size == 1:
+            return module
+        # Buffers (queue, teacher) move alike on every process; broadcasting them each step would only cost time.
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def here() -> Place:
+    """The place of a single process: the first GPU, else the CPU."""
+    return Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+
+
+@contextmanager
+def joined() -> Iterator[Place]:
+    """Join the other processes that torchrun or srun started (none: a single process), and leave them at the end."""
+    found = _torchrun(os.environ) or _slurm(os.environ)
+    if found is None:
+        _share_cores(1)
+        yield here()
+        return
+    rank, world_size, local_rank, local_size, address = found
+    _share_cores(local_size)
+    device = torch.device("cuda", local_rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size)
+    try:
+        yield Place(device, rank, world_size)
+    finally:
+        dist.destroy_process_group()
+
+
+class StopRequest:
+    """Turns SIGTERM, SIGUSR1 and a time limit into one question asked between steps: `reason`.
+
+    A context manager: the handlers that were there come back at the end. Only the main thread may set handlers;
+    elsewhere the time limit alone counts.
+    """
+
+    def __init__(self, time_limit_s: float | None = None) -> None:
+        self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self._signal: str | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    @property
+    def reason(self) -> str | None:
+        """What asked to stop, or None."""
+        if self._signal is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            return "the time limit"
+        return self._signal
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signal = signal.Signals(number).name
+
+
+_Found = tuple[int, int, int, int, str]
+
+
+def _torchrun(environment: Mapping[str, str]) -> _Found | None:
+    """Rank, world size, local rank, local world size, address:port from torchrun's variables."""
+    if "RANK" not in environment or int(environment.get("WORLD_SIZE", "1")) == 1:
+        return None
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if missing:
+        raise UserError(f"environment: RANK is set but {', '.join(missing)} is not; start several processes with torchrun or srun")
+    numbers = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    rank, world_size, local_rank, local_size = numbers
+    return rank, world_size, local_rank, local_size, f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
+
+
+def _slurm(environment: Mapping[str, str]) -> _Found | None:
+    """The same from srun's variables. A batch script's own shell has no step, so it stays a single process."""
+    world_size = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if world_size == 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    address = environment.get("MASTER_ADDR") or first_host(nodes)
+    port = environment.get("MASTER_PORT") or str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000)
+    local_size = int(re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", str(world_size)))[0])  # type: ignore[index]
+    return int(environment["SLURM_PROCID"]), world_size, int(environment["SLURM_LOCALID"]), local_size, f"{address}:{port}"
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a SLURM node list: `gpu[03-05,9],other` -> `gpu03`."""
+    match = re.match(r"([^\[,]+)(?:\[(\d+))?", nodes)
+    if match is None:
+        raise UserError("environment: SLURM names no nodes; set MASTER_ADDR to the first node's name")
+    return match[1] + (match[2] or "")
+
+
+def _share_cores(processes: int) -> None:
+    """Torch's threads: this process's part of the cores, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes))

@@ -1,0 +1,237 @@
+"""The loop: batch, gradient, step, look, log, save; exact to the bit when it goes on after a stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field
+
+from medcl.foundation import distributed
+from medcl.foundation.config import Settings
+from medcl.foundation.errors import DataError, Stopped, UserError
+from medcl.foundation.progress import Progress, Silent
+from medcl.foundation.randomness import seed_torch
+from medcl.foundation.types import Batch, StepOutput
+from medcl.methods.method import Method
+from medcl.training import checkpoint
+from medcl.training.grad_cache import Stepped, backward_in_pieces, check_pieces
+from medcl.training.launch import Place, StopRequest, here
+from medcl.training.metrics import MetricsLog, Stopwatch
+from medcl.training.optimizer import AdamWConfig, OptimizerConfig, build_optimizer
+from medcl.training.schedule import ScheduleConfig, learning_rate_share
+from medcl.training.watchers import Moment, Watcher
+
+
+class TrainingConfig(Settings):
+    """How long, how fast, how watched.
+
+    world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory.
+    precision: bf16 runs networks under autocast; losses are float32 either way. workers: threads that make views. checkpoint_every,
+    log_every, probe_every: steps. time_limit_s: after it the run saves and stops with exit code 75. on_collapse: what the
+    collapse watch does.
+    """
+
+    num_steps: int = Field(ge=1)
+    world_batch: int = Field(ge=1)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    pieces: int = Field(default=1, ge=1)
+    workers: int = Field(default=2, ge=0)
+    optimizer: OptimizerConfig = Field(default_factory=AdamWConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    checkpoint_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    probe_every: int = Field(default=500, ge=1)
+    time_limit_s: float | None = Field(default=None, gt=0)
+    on_collapse: Literal["warn", "stop"] = "warn"
+
+
+class BatchSource(Protocol):
+    """What the loop needs of `loading.Batches`: a batch is a pure function of its step."""
+
+    def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """Batches of this process for steps start..stop-1."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """steps: how many are done. figures: the last that were logged."""
+
+    steps: int
+    figures: dict[str, float]
+
+
+def train(
+    method: Method,
+    batches: BatchSource,
+    config: TrainingConfig,
+    *,
+    folder: Path | None = None,
+    place: Place | None = None,
+    watchers: Sequence[Watcher] = (),
+    on_save: Callable[[int, Method], None] | None = None,
+    resume: Path | None = None,
+    weights: Path | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a method in place; the same call again goes on where the last one stopped.
+
+    folder: gets `metrics.jsonl` and `checkpoints/`; None keeps nothing. place: from `launch.joined()`; None is this process
+    alone. on_save(step, method): called on the first process at step 0, before anything is learned, and at the end.
+    resume, weights: see `checkpoint.begin`. Raises Stopped (exit 75) after a signal or the time limit, everything
+    saved; UserError or DataError, with step and items, where a loss is not finite.
+    """
+    place, progress = place or here(), progress or Silent()
+    method.to(place.device).train()
+    optimizer = build_optimizer(config.optimizer, method)
+    start = checkpoint.begin(method, optimizer, _checkpoints(folder), resume=resume, weights=weights, progress=progress)
+    _remember(start, watchers, config)
+    saved = on_save if on_save and place.rank == 0 else _nothing
+    if start.step == 0:
+        saved(0, method)
+    run = _Run(method, optimizer, config, place, Stepped(method), watchers)
+    log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
+    figures: dict[str, float] = {}
+    with ExitStack() as stack:
+        for watcher in watchers:
+            stack.callback(watcher.close)
+        stop = stack.enter_context(StopRequest(config.time_limit_s))
+        source = stack.enter_context(closing(batches.iterate(start.step, config.num_steps)))
+        steps = progress.track(range(start.step, config.num_steps), config.num_steps, "pretrain", done=start.step)
+        watch = Stopwatch()
+        for step, (batch, waited) in zip(steps, _timed(source), strict=True):
+            moment = run.step(step, batch.to(place.device))
+            watch.step(waited)
+            found = run.look(moment, watch)
+            if found:
+                figures = found
+                log.write({"step": moment.step, **figures})
+            stopping = distributed.any_process(stop.reason is not None, place.device) and moment.step < config.num_steps
+            if stopping or _due(moment, config.checkpoint_every):
+                run.save(_checkpoints(folder), moment.step)
+            if stopping:
+                raise _stopped(moment, stop)
+    saved(config.num_steps, method)
+    distributed.barrier()
+    return TrainResult(config.num_steps, figures)
+
+
+class _Run:
+    """What one step needs."""
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        config: TrainingConfig,
+        place: Place,
+        stepped: Stepped,
+        watchers: Sequence[Watcher],
+    ) -> None:
+        self.method, self.optimizer, self.config, self.place, self.watchers = method, optimizer, config, place, watchers
+        self.engine = place.spread(stepped)
+        self.loss, self.lr = 0.0, 0.0
+        check_pieces(method, config.pieces, config.world_batch // place.world_size)
+
+    def step(self, step: int, batch: Batch) -> Moment:
+        """Learn from one batch."""
+        seed_torch(self.config.seed, step, self.place.rank)
+        progress = step / self.config.num_steps
+        self.lr = self.config.optimizer.lr * learning_rate_share(step, self.config.num_steps, self.config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._backward(batch, progress)
+        self.loss = float(output.loss.detach())
+        if not math.isfinite(self.loss):
+            raise _not_finite(step, batch, self.config)
+        self.optimizer.step()
+        self.method.after_step(output, progress)
+        return Moment(step + 1, self.config.num_steps, self.method, batch, output)
+
+    def _backward(self, batch: Batch, progress: float) -> StepOutput:
+        try:
+            with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                if self.config.pieces > 1:
+                    return backward_in_pieces(self.engine, self.method, batch, self.config.pieces, progress)
+                output = self.engine(batch, progress)
+            output.loss.backward()
+            return output
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of GPU memory with {len(batch)} items per process in {self.config.pieces} piece(s): raise training.pieces (same "
+                f"result, less memory) or lower training.world_batch ({str(error).splitlines()[0]})"
+            ) from error
+
+    def look(self, moment: Moment, watch: Stopwatch) -> dict[str, float]:
+        """Figures of this step: now and then the loop's own, and whatever the watchers find."""
+        figures: dict[str, float] = {}
+        if moment.step == 1 or _due(moment, self.config.log_every):
+            figures = {"loss": self.loss, "lr": self.lr, **{name: float(value) for name, value in moment.output.scalars.items()}}
+            figures |= watch.read(self.config.world_batch, self.place.device)
+        for watcher in self.watchers:
+            figures |= watcher.look(moment, figures)
+        return figures
+
+    def save(self, folder: Path | None, done: int) -> None:
+        """Write a checkpoint on the first process; the others wait."""
+        if folder is not None and self.place.rank == 0:
+            checkpoint.save(folder, done, self.method, self.optimizer, {type(watcher).__name__: watcher.state for watcher in self.watchers})
+        distributed.barrier()
+
+
+def _checkpoints(folder: Path | None) -> Path | None:
+    return folder / "checkpoints" if folder else None
+
+
+def _remember(start: checkpoint.Start, watchers: Sequence[Watcher], config: TrainingConfig) -> None:
+    if start.step > config.num_steps:
+        raise UserError(
+            f"training.num_steps: {config.num_steps}, but {start.step} steps are already done; ask for more, or take another --out"
+        )
+    for watcher in watchers:
+        watcher.state.update(start.watchers.get(type(watcher).__name__, {}))
+
+
+def _due(moment: Moment, every: int) -> bool:
+    return moment.step % every == 0 or moment.step == moment.num_steps
+
+
+def _nothing(step: int, method: Method) -> None:
+    """What is called where nobody wants to know."""
+
+
+def _stopped(moment: Moment, stop: StopRequest) -> Stopped:
+    reason = stop.reason or "another process"
+    return Stopped(f"stopped by {reason} after step {moment.step} of {moment.num_steps}, saved; the same command goes on")
+
+
+def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch and the seconds it was waited for."""
+    iterator = iter(batches)
+    while True:
+        before = time.perf_counter()
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        yield batch, time.perf_counter() - before
+
+
+def _not_finite(step: int, batch: Batch, config: TrainingConfig) -> Exception:
+    bad = [not bool(torch.stack([view[row].isfinite().all() for view in batch.views]).all()) for row in range(len(batch))]
+    if any(bad):
+        rows = batch.item[torch.tensor(bad, device=batch.item.device)].tolist()
+        return DataError(f"step {step}: the views of store rows {rows} hold values that are not finite; run `medcl preview` on the store")
+    return UserError(
+        f"step {step}: the loss is not finite (store rows {batch.item.tolist()}, all views finite); lower training.optimizer.lr "
+        f"({config.optimizer.lr:g}) or lengthen training.schedule.warmup_steps; the last checkpoint is still good"
+    )

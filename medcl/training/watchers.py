@@ -1,0 +1,158 @@
+"""Who looks on while a run learns: collapse watch, probe, TensorBoard. None of them changes what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl.encoders.contract import Encoder
+from medcl.foundation import distributed
+from medcl.foundation.errors import DataError
+from medcl.foundation.progress import Progress, Silent
+from medcl.foundation.types import Batch, StepOutput
+from medcl.methods.method import Method
+from medcl.monitoring.collapse import collapse_figures, collapse_reason
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a watcher sees after a step. step: how many are done."""
+
+    step: int
+    num_steps: int
+    method: Method
+    batch: Batch
+    output: StepOutput
+
+
+class Watcher(Protocol):
+    """Called after every step on every process. state: what it must remember across a resume, as JSON."""
+
+    state: dict[str, Any]
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Figures to log at this step; {} where it has none. `figures`: what the loop and earlier watchers log."""
+        ...
+
+    def close(self) -> None:
+        """The run has ended, in whatever way."""
+        ...
+
+
+class CollapseWatch:
+    """Looks at the embeddings every ten steps; says so when three looks in a row, after a grace, find them collapsed.
+
+    on_collapse: `warn` says it once; `stop` raises DataError, leaving the last checkpoint. The figures of the first step are what the
+    later ones are held against.
+    """
+
+    every = 10
+    grace_steps = 30
+    looks = 3
+
+    def __init__(self, on_collapse: Literal["warn", "stop"] = "warn", progress: Progress | None = None) -> None:
+        self.on_collapse, self.progress = on_collapse, progress or Silent()
+        self.state: dict[str, Any] = {"first": None, "in_a_row": 0, "named": False}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Figures `collapse/...` and `collapse/collapsed` (1 while collapsed)."""
+        if moment.step != 1 and moment.step % self.every:
+            return {}
+        found = collapse_figures(moment.output.embeddings)
+        self.state["first"] = self.state["first"] or found
+        reason = collapse_reason(found, self.state["first"]) if moment.step > self.grace_steps else None
+        self.state["in_a_row"] = self.state["in_a_row"] + 1 if reason else 0
+        collapsed = self.state["in_a_row"] >= self.looks
+        if collapsed and not self.state["named"]:
+            self.state["named"] = True
+            self._name(moment.step, str(reason))
+        return {f"collapse/{name}": value for name, value in found.items()} | {"collapse/collapsed": float(collapsed)}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _name(self, step: int, reason: str) -> None:
+        message = f"collapsed at step {step}: {reason}; lower the learning rate, or check that the method has negatives or a predictor"
+        if self.on_collapse == "stop":
+            raise DataError(message + " (training.on_collapse is stop; the last checkpoint is from before)")
+        if distributed.rank() == 0:
+            self.progress.say("warning: " + message)
+
+
+class ProbeWatch:
+    """Every so many steps, and at the end, asks the caller's function how good the backbone is: (encoder) -> {name: value}."""
+
+    def __init__(self, every: int, probe: Callable[[Encoder], dict[str, float]]) -> None:
+        self.every, self.probe = every, probe
+        self.state: dict[str, Any] = {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Figures `probe/...`, on the first process only."""
+        due = moment.step % self.every == 0 or moment.step == moment.num_steps
+        if not due or distributed.rank() != 0:
+            return {}
+        moment.method.eval()
+        with torch.no_grad():
+            found = self.probe(moment.method.backbone)
+        moment.method.train()
+        return {f"probe/{name}": value for name, value in found.items()}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class TensorBoardWatch:
+    """Writes every figure, and now and then a sheet of views, for TensorBoard. Put it last: it writes what the others found."""
+
+    def __init__(self, folder: Path, views_every: int) -> None:
+        self.folder, self.views_every = folder, views_every
+        self.state: dict[str, Any] = {}
+        self._writer: Any = None
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Writes on the first process; adds no figure."""
+        due = moment.step == 1 or moment.step % self.views_every == 0
+        if distributed.rank() != 0 or not (figures or due):
+            return {}
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # purge_step: what an interrupted run wrote beyond its checkpoint disappears from the curves.
+            self._writer = SummaryWriter(str(self.folder), purge_step=moment.step)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, moment.step)
+        if due:
+            self._writer.add_image("views (one row per scan)", view_sheet(moment.batch.views), moment.step, dataformats="HW")
+        return {}
+
+    def close(self) -> None:
+        """Flush to disk."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def view_sheet(views: tuple[Tensor, ...], items: int = 4) -> np.ndarray:
+    """Views side by side, one row per item, as (height, width) in 0..1: a picture, or the three middle planes of a volume."""
+    rows = []
+    for item in range(min(items, len(views[0]))):
+        tiles = [plane for view in views for plane in _planes(view[item, 0].float().cpu().numpy())]
+        height = max(tile.shape[0] for tile in tiles)
+        rows.append(np.concatenate([np.pad(tile, ((0, height - tile.shape[0]), (0, 2)), constant_values=1.0) for tile in tiles], axis=1))
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 2), (0, width - row.shape[1])), constant_values=1.0) for row in rows])
+
+
+def _planes(image: np.ndarray) -> list[np.ndarray]:
+    low, high = float(image.min()), float(image.max())
+    image = (image - low) / max(high - low, 1e-6)
+    if image.ndim == 2:
+        return [image]
+    x, y, z = (length // 2 for length in image.shape)
+    # As a radiologist looks: front of the patient up in axial planes, head up in the other two (arrays are RAS).
+    return [plane.T[::-1] for plane in (image[:, :, z], image[:, y, :], image[x])]
