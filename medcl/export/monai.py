@@ -1,0 +1,132 @@
+"""A MONAI bundle: configs that name only MONAI's and torch's own classes, so it runs where medcl is not installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medcl
+from medcl.export.backbone import Backbone
+from medcl.export.model_card import model_card
+from medcl.export.monai_network import MonaiNetwork, describe
+from medcl.export.proof import Proof, compare, count_matching
+from medcl.foundation.files import write_bytes, write_json, write_text
+
+NEXT = "monai.bundle.load('{out.name}', bundle_dir='{out.parent}', workflow_type='inference') in Python"
+TOLERANCE = 1e-5
+_SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+
+
+def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
+    """Write configs/, models/model.pt and docs/; MONAI's own parser builds the network and loads it for the comparison.
+
+    model.pt is what MONAI asks for: a state dict that `torch.load(..., weights_only=True)` reads.
+    """
+    network = describe(backbone.encoder, "monai")
+    write_json(folder / "configs" / "inference.json", _inference(network))
+    write_json(folder / "configs" / "metadata.json", _metadata(backbone))
+    write_text(
+        folder / "docs" / "README.md", model_card(backbone.card, "Load it with `monai.bundle.load(..., workflow_type='inference')`.")
+    )
+    weights = io.BytesIO()
+    torch.save(backbone.encoder.state_dict(), weights)
+    write_bytes(folder / "models" / "model.pt", weights.getvalue())
+    loaded = _load(folder)
+    matching = count_matching(backbone.encoder.state_dict(), loaded.state_dict())
+    return compare("monai", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+
+
+def _inference(network: MonaiNetwork) -> dict[str, Any]:
+    """MONAI 1.6 gives a ResNet's blocks BatchNorm whatever `norm` says: the expression puts the right one there."""
+    replace = (
+        "$(lambda net: ([monai.networks.utils.replace_modules(net, name, (lambda channels: "
+        f"{network.norm_expression})(module.num_features)) for name, module in list(net.named_modules()) "
+        "if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)], net)[1])(@network_body)"
+    )
+    return {
+        "imports": ["$import monai", "$import torch"],
+        "bundle_root": ".",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_body": {"_target_": f"monai.networks.nets.{network.name}", **network.arguments},
+        "network_def": replace,
+        "network": "$@network_def.to(@device)",
+    }
+
+
+def _metadata(backbone: Backbone) -> dict[str, Any]:
+    import monai
+    import numpy
+
+    contract, card = backbone.card["contract"], backbone.card
+    low, high = contract["network_range"]
+    image = {
+        "type": "image",
+        "format": ", ".join(contract["units"]),
+        "modality": ", ".join(contract["modalities"]),
+        "num_channels": card["encoder"].get("in_channels", 1),
+        "spatial_shape": contract["size"],
+        "dtype": "float32",
+        "value_range": [low, high],
+        "is_patch_data": contract["kind"] == "volume",
+        "channel_def": {"0": "image"},
+    }
+    embedding = {
+        "type": "embedding",
+        "format": "embedding",
+        "num_channels": backbone.dim,
+        "spatial_shape": [],
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": False,
+        "channel_def": {"0": "embedding"},
+    }
+    return {
+        "schema": _SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by medcl {medcl.__version__}"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": numpy.__version__,
+        "optional_packages_version": {},
+        "name": "medcl backbone",
+        "task": "embedding of medical images",
+        "description": f"Encoder pretrained by {card['method'].get('name')}; its contract is under medcl_contract",
+        "authors": "whoever trained it",
+        "copyright": card["licence"],
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": embedding}},
+        "medcl_contract": contract,
+    }
+
+
+def _load(folder: Path) -> torch.nn.Module:
+    """The network as MONAI builds and fills it."""
+    with _quiet_monai():
+        from monai.bundle import ConfigParser, verify_net_in_out
+
+        inference, metadata = str(folder / "configs" / "inference.json"), str(folder / "configs" / "metadata.json")
+        verify_net_in_out(net_id="network_def", meta_file=metadata, config_file=inference, device="cpu")
+        parser = ConfigParser(json.loads(Path(inference).read_text(encoding="utf-8")))
+        network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(folder / "models" / "model.pt", map_location="cpu", weights_only=True), strict=True)
+    return network.eval()
+
+
+@contextmanager
+def _quiet_monai() -> Iterator[None]:
+    """MONAI logs every step and warns that bundles run code; this one we have just written ourselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

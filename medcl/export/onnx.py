@@ -1,0 +1,112 @@
+"""ONNX: image in, embedding out, checked with onnxruntime; the contract travels in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcl.export.backbone import Backbone
+from medcl.export.proof import Proof, compare
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import write_bytes
+
+NEXT = "onnxruntime.InferenceSession('{out}/model.onnx').run(None, {{'image': prepared}}); what `prepared` is: metadata key medcl_contract"
+TOLERANCE = 1e-4
+
+
+def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
+    """Write `model.onnx`: `image` (batch, channel, *space) float32 -> `embedding` (batch, dim), and compare.
+
+    Any batch size; any space where the encoder takes any. Paths and stack traces that torch leaves in are removed.
+    Raises UserError where the extra is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
+    except ImportError as error:
+        raise UserError(f"--to onnx: {error.name} is not installed: pip install 'medcl[onnx]'") from None
+    model = _trace(backbone)
+    _strip(model)
+    for key in ("contract", "encoder", "licence"):
+        model.metadata_props.add(key=f"medcl_{key}", value=json.dumps(backbone.card[key]))
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString(deterministic=True)
+    write_bytes(folder / "model.onnx", content)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    weights = {
+        initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in onnx.load(folder / "model.onnx").graph.initializer
+    }
+    return compare(
+        "onnx",
+        backbone.encoder,
+        lambda image: torch.from_numpy(np.asarray(session.run(None, {"image": image.numpy()})[0])),
+        backbone.examples(3),
+        loaded=_count(backbone.encoder.state_dict(), weights),
+        tolerance=TOLERANCE,
+    )
+
+
+class _Embedding(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.encoder = backbone.encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.encoder(image).pooled
+
+
+def _trace(backbone: Backbone) -> Any:
+    """The ONNX model. Space is dynamic only with sides that differ: torch takes equal ones for one and the same."""
+    image = backbone.examples(1)[0]
+    axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    if backbone.encoder.any_size:
+        axes |= dict.fromkeys(range(2, image.dim()), torch.export.Dim.DYNAMIC)
+        image = torch.zeros(2, image.shape[1], *(length + 8 * axis for axis, length in enumerate(image.shape[2:])))
+    else:
+        image = torch.zeros(2, *image.shape[1:])
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about itself
+            program = torch.onnx.export(
+                _Embedding(backbone).eval(),
+                (image,),
+                dynamo=True,
+                dynamic_shapes={"image": axes},
+                external_data=False,
+                input_names=["image"],
+                output_names=["embedding"],
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def _strip(model: Any) -> None:
+    """Take out what tells about the machine it was made on."""
+    graph = model.graph
+    for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *model.functions):
+        if hasattr(holder, "metadata_props"):
+            del holder.metadata_props[:]
+        holder.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+
+
+def _count(ours: dict[str, Tensor], theirs: dict[str, np.ndarray]) -> int:
+    """How many of our tensors are among the file's constants, by value: the exporter renames and reshapes."""
+    found = {(array.size, array.tobytes()) for array in theirs.values()}
+    return sum((tensor.numel(), tensor.cpu().contiguous().numpy().tobytes()) in found for tensor in ours.values())
