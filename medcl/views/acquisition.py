@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from medcl.views.intensity import IntensityStep, Look
+from medcl.views.step import Look, Step
 
 
-class Motion(IntensityStep):
+class Motion(Step):
     """A patient who moved during the acquisition (TorchIO's Motion: k-space parts from moved copies).
 
     max_deg, max_mm: of each movement. num_movements: how many.
@@ -49,7 +49,7 @@ class Motion(IntensityStep):
         return look
 
 
-class Ghosting(IntensityStep):
+class Ghosting(Step):
     """Copies along one axis from periodic motion (TorchIO's Ghosting).
 
     max_intensity: strength of the ghosts relative to k-space's maximum. num_ghosts: at least and at most.

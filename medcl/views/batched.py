@@ -17,10 +17,10 @@ from medcl.store.volume_store import VolumeStore
 from medcl.views import filters
 from medcl.views.crops import Crop, Frame, draw_centre, field_centre, pull_together
 from medcl.views.effects import MIN_OVERLAP, check
-from medcl.views.intensity import IntensityStep, Look
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.sampling import Reader, sample, sample_nearest
-from medcl.views.spatial import Scale, SpatialStep
+from medcl.views.spatial import Scale
+from medcl.views.step import Look
 
 Size = tuple[int, int, int]
 Watch = Callable[[str, np.ndarray], None]
@@ -65,8 +65,8 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         self.keep: tuple[float, float] | None = crop.keep
-        self._spatial = [step for step in steps if isinstance(step, SpatialStep)]
-        self._intensity = [step for step in steps if isinstance(step, IntensityStep)]
+        self._spatial = [step for step in steps if step.stage == "spatial"]
+        self._intensity = [step for step in steps if step.stage == "intensity"]
         self._check_fit()
 
     def resolved(self) -> dict[str, Any]:

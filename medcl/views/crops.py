@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from pydantic import Field, model_validator
 
-from medcl.views.effects import Step
+from medcl.views.step import Step
 
 # A pair's overlap is counted on this many points along each axis of the smaller crop.
 _POINTS = 12
@@ -24,6 +24,7 @@ class Crop(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("crop",)
+    stage = "crop"
     name: Literal["crop"] = "crop"
     probability: float = Field(default=1.0, ge=1, le=1)
     keep: tuple[float, float] | None = None
@@ -45,7 +46,7 @@ class Crop(Step):
 class Frame:
     """A crop in the stored array's own mm frame (voxel index times spacing; the first voxel's centre is 0).
 
-    centre: (3,) mm. extent: (3,) mm along the view's own axes. turn: 3x4-free 3x3 rotation and mirror, view -> array.
+    centre: (3,) mm. extent: (3,) mm along the view's own axes. turn: 3x3 rotation and mirror, view -> array.
     """
 
     centre: np.ndarray
@@ -85,7 +86,7 @@ def overlap(one: Frame, other: Frame) -> float:
 
 def pull_together(first: Frame, second: Frame, least: float) -> Frame:
     """Move the second crop towards the first until they overlap by `least`; turn it alike where that is not enough."""
-    for part in (*np.linspace(1.0, 0.0, 17),):
+    for part in np.linspace(1.0, 0.0, 17):
         moved = Frame(first.centre + part * (second.centre - first.centre), second.extent, second.turn)
         if overlap(first, moved) >= least:
             return moved

@@ -5,21 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import Field
-
-from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
-
-
-class Step(Settings):
-    """Base of every augmentation: frozen settings with a `name`, a probability, and the effects it has on meaning."""
-
-    effects: ClassVar[tuple[str, ...]] = ()
-
-    name: Any  # a Literal in every subclass: the tag of the union
-    probability: float = Field(default=1.0, ge=0, le=1)
+from medcl.views.step import Step
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,14 @@ They work in stored units (Hounsfield units for CT), in place, on one view (x, y
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from medcl.views import filters
-from medcl.views.effects import Step
-
-
-@dataclass(frozen=True)
-class Look:
-    """What an intensity step knows about the view it works on.
-
-    background: stored value of nothing. spacing_mm: of the view's voxels. network: (scale, shift) from stored to
-    network values. limits: stored values of the network's smallest and largest.
-    """
-
-    background: float
-    spacing_mm: tuple[float, float, float]
-    network: tuple[float, float]
-    limits: tuple[float, float]
-
-
-class IntensityStep(Step):
-    """A step that changes values. `draw` gives its values, `apply` carries them out."""
-
-    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
-        """Values for one view."""
-        raise NotImplementedError
-
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
-        """Change the view in place. Returns the look, changed where the step moves the network's window."""
-        raise NotImplementedError
+from medcl.views.step import Look, Step
 
 
 def _check_range(low: float, high: float) -> None:
@@ -46,7 +20,7 @@ def _check_range(low: float, high: float) -> None:
         raise ValueError("range: expected 0 < least <= most")
 
 
-class IntensityShift(IntensityStep):
+class IntensityShift(Step):
     """Add one value, uniform in -max_shift .. max_shift, in stored units (HU, standard deviations, display range 1)."""
 
     effects: ClassVar[tuple[str, ...]] = ("intensity_shift",)
@@ -63,7 +37,7 @@ class IntensityShift(IntensityStep):
         return look
 
 
-class IntensityScale(IntensityStep):
+class IntensityScale(Step):
     """Multiply by a factor from `range`: Hounsfield units around water (0 HU), other units around nothing."""
 
     effects: ClassVar[tuple[str, ...]] = ("intensity_scale",)
@@ -87,7 +61,7 @@ class IntensityScale(IntensityStep):
         return look
 
 
-class WindowJitter(IntensityStep):
+class WindowJitter(Step):
     """Move the lower and the upper end of the network's window, each by at most `max_shift` stored units."""
 
     effects: ClassVar[tuple[str, ...]] = ("window_jitter",)
@@ -108,7 +82,7 @@ class WindowJitter(IntensityStep):
         return replace(look, network=(new, bottom - low * new), limits=(low, high))
 
 
-class Gamma(IntensityStep):
+class Gamma(Step):
     """Bend the curve between the view's own smallest and largest value by an exponent from `range`, log-uniform."""
 
     effects: ClassVar[tuple[str, ...]] = ("gamma",)
@@ -133,7 +107,7 @@ class Gamma(IntensityStep):
         return look
 
 
-class Contrast(IntensityStep):
+class Contrast(Step):
     """Stretch values around the view's mean by a factor from `range`."""
 
     effects: ClassVar[tuple[str, ...]] = ("contrast",)
@@ -156,7 +130,7 @@ class Contrast(IntensityStep):
         return look
 
 
-class Noise(IntensityStep):
+class Noise(Step):
     """Add Gaussian noise with a standard deviation uniform in 0 .. max_sd, in stored units."""
 
     effects: ClassVar[tuple[str, ...]] = ("noise",)
@@ -176,7 +150,7 @@ class Noise(IntensityStep):
         return look
 
 
-class Blur(IntensityStep):
+class Blur(Step):
     """Gaussian blur with a standard deviation uniform in 0 .. max_sigma_mm, the same in mm along every axis."""
 
     effects: ClassVar[tuple[str, ...]] = ("blur",)
@@ -205,7 +179,7 @@ def _gaussian(sigma: float) -> np.ndarray:
     return (taps / taps.sum()).astype(np.float32)
 
 
-class BiasField(IntensityStep):
+class BiasField(Step):
     """Multiply by exp(polynomial) over the view: the uneven sensitivity of a coil (Van Leemput et al. 1999, eq. 3).
 
     Coefficients up to `order` are uniform in -max_coefficient .. max_coefficient, as in TorchIO's RandomBiasField.
@@ -231,7 +205,7 @@ class BiasField(IntensityStep):
         return look
 
 
-class LowResolution(IntensityStep):
+class LowResolution(Step):
     """Lose resolution by a factor up to `max_factor`: averaged to coarse voxels, then interpolated back.
 
     axis: `all`, or `one` for a single random axis (thick slices).

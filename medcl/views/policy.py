@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,6 @@ from medcl.foundation.config import Settings, load, union_of
 from medcl.foundation.errors import UserError
 from medcl.views.acquisition import Ghosting, Motion
 from medcl.views.crops import Crop
-from medcl.views.effects import Step
 from medcl.views.intensity import (
     BiasField,
     Blur,
@@ -25,8 +24,9 @@ from medcl.views.intensity import (
     WindowJitter,
 )
 from medcl.views.spatial import FlipFrontBack, FlipLeftRight, FlipUpDown, Rotation, Scale
+from medcl.views.step import Step
 
-StepConfig: Any = union_of(
+_STEPS = union_of(
     "medcl.augmentations",
     Crop,
     Rotation,
@@ -46,6 +46,11 @@ StepConfig: Any = union_of(
     Motion,
     Ghosting,
 )
+
+if TYPE_CHECKING:
+    StepConfig = Step
+else:
+    StepConfig = _STEPS
 
 
 class AuditBounds(Settings):

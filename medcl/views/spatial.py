@@ -7,25 +7,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from medcl.views.effects import Step
+from medcl.views.step import Step
 
 
-class SpatialStep(Step):
-    """A step that changes the matrix of a view. `draw` gives its values, `turn` the 3x3 that they mean."""
-
-    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
-        """Values for one view. flat: a picture, turned in its plane only."""
-        raise NotImplementedError
-
-    def turn(self, values: dict[str, float]) -> np.ndarray:
-        """3x3: rotation, mirror or scale that the values mean."""
-        raise NotImplementedError
-
-
-class Rotation(SpatialStep):
+class Rotation(Step):
     """Turn about a random axis (pictures: in the plane) by an angle of at most `max_deg`, drawn uniformly."""
 
     effects: ClassVar[tuple[str, ...]] = ("rotation",)
+    stage = "spatial"
     name: Literal["rotation"] = "rotation"
     max_deg: float = Field(default=15.0, ge=0, le=180)
 
@@ -44,10 +33,11 @@ class Rotation(SpatialStep):
         return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-class Scale(SpatialStep):
+class Scale(Step):
     """Show anatomy larger or smaller by a factor from `range`, log-uniform, the same along every axis in mm."""
 
     effects: ClassVar[tuple[str, ...]] = ("scale",)
+    stage = "spatial"
     name: Literal["scale"] = "scale"
     range: tuple[float, float] = (0.8, 1.25)
 
@@ -67,40 +57,58 @@ class Scale(SpatialStep):
         return np.eye(3) * values["factor"]
 
 
-class _Flip(SpatialStep):
-    axis: ClassVar[int] = 0
-
-    probability: float = Field(default=0.5, ge=0, le=1)
-
-    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
-        """`axis` of the array that is mirrored; up and down are the second axis of a picture."""
-        return {"axis": float(min(self.axis, 1) if flat else self.axis)}
-
-    def turn(self, values: dict[str, float]) -> np.ndarray:
-        """A mirror."""
-        signs = np.ones(3)
-        signs[int(values["axis"])] = -1
-        return np.diag(signs)
-
-
-class FlipLeftRight(_Flip):
+class FlipLeftRight(Step):
     """Exchange left and right (the first axis)."""
 
     effects: ClassVar[tuple[str, ...]] = ("flip_left_right",)
+    stage = "spatial"
     name: Literal["flip_left_right"] = "flip_left_right"
+    probability: float = Field(default=0.5, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`axis` of the array that is mirrored."""
+        return {"axis": 0.0}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """A mirror."""
+        return _mirror(values)
 
 
-class FlipFrontBack(_Flip):
+class FlipFrontBack(Step):
     """Exchange front and back (the second axis of a volume)."""
 
     effects: ClassVar[tuple[str, ...]] = ("flip_front_back",)
-    axis: ClassVar[int] = 1
+    stage = "spatial"
     name: Literal["flip_front_back"] = "flip_front_back"
+    probability: float = Field(default=0.5, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`axis` of the array that is mirrored."""
+        return {"axis": 1.0}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """A mirror."""
+        return _mirror(values)
 
 
-class FlipUpDown(_Flip):
-    """Exchange head and feet (the third axis of a volume; the second of a picture)."""
+class FlipUpDown(Step):
+    """Exchange head and feet (the third axis of a volume), or a picture's top and bottom (its second axis)."""
 
     effects: ClassVar[tuple[str, ...]] = ("flip_up_down",)
-    axis: ClassVar[int] = 2
+    stage = "spatial"
     name: Literal["flip_up_down"] = "flip_up_down"
+    probability: float = Field(default=0.5, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`axis` of the array that is mirrored."""
+        return {"axis": 1.0 if flat else 2.0}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """A mirror."""
+        return _mirror(values)
+
+
+def _mirror(values: dict[str, float]) -> np.ndarray:
+    signs = np.ones(3)
+    signs[int(values["axis"])] = -1
+    return np.diag(signs)
