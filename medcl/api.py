@@ -1,0 +1,235 @@
+"""`medcl.pretrain` and `medcl.evaluate`: settings in, a whole RUN or STUDY folder out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl.encoders import Encoder, build_seeded
+from medcl.encoders import tokenizer as tokens
+from medcl.evaluation.probe import Probe
+from medcl.export.backbone import Contract, Provenance, save_backbone
+from medcl.foundation import config as yaml_settings
+from medcl.foundation import distributed
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import CARD, hash_of_folder, read_json, write_card, write_json, write_text
+from medcl.foundation.progress import Progress, Silent
+from medcl.loading.batches import Batches
+from medcl.loading.texts import ReportTexts, report_of_rows
+from medcl.methods import ConVIRTConfig, Method
+from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from
+from medcl.store.volume_store import VolumeStore
+from medcl.training.launch import joined
+from medcl.training.loop import TrainResult, train
+from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, Watcher
+from medcl.views.batched import ViewMaker
+
+CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
+# What may change between two starts of one run: none of it touches what is learned.
+FREE = ("workers", "pieces", "checkpoint_every", "log_every", "probe_every", "time_limit_s", "on_collapse")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished pretraining. backbone: the folder others load. lines: for a person; empty on all but the first process."""
+
+    folder: Path
+    backbone: Path
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study. headline: what `headline.json` says."""
+
+    folder: Path
+    headline: dict[str, Any]
+    lines: list[str]
+
+
+def pretrain(path: Path | str, overrides: Overrides = (), *, out: Path | str | None = None, progress: Progress | None = None) -> Run:
+    """Pretrain a backbone as a YAML says; the same call again goes on where it stopped.
+
+    overrides: `key.path=value` texts, or a mapping of key path to value. out: the RUN folder; default runs/<name of the YAML>.
+    Raises UserError for wrong settings, DataError for data that fail, Stopped where a signal or the time limit ended it.
+    """
+    settings = load_pretrain(path, overrides)
+    folder = Path(out) if out else Path("runs") / Path(path).stem
+    progress = progress or Silent()
+    with joined() as place:
+        quiet = progress if place.rank == 0 else Silent()
+        store = VolumeStore(settings.store)
+        run = _Pretraining(settings, store, folder, quiet)
+        if place.rank == 0:
+            run.open_folder()
+        distributed.barrier()
+        if (folder / CARD).is_file():
+            return Run(folder, folder / "backbone", [f"{folder} is finished already"] if place.rank == 0 else [])
+        result = run.learn(place)
+        if place.rank == 0:
+            run.close_folder(result)
+        distributed.barrier()
+        return Run(folder, folder / "backbone", _lines(folder, result) if place.rank == 0 else [])
+
+
+def evaluate(path: Path | str, overrides: Overrides = (), *, out: Path | str | None = None, progress: Progress | None = None) -> Study:
+    """Run a label-efficiency study as a YAML says, and make its page; the same call again goes on where it stopped."""
+    from medcl.evaluation.study import run_study
+    from medcl.reporting.page import write_study_page
+
+    settings = load_study(path, overrides)
+    folder = Path(out) if out else Path("runs") / Path(path).stem
+    result = run_study(settings, folder, progress=progress or Silent())
+    write_study_page(folder)
+    return Study(folder, result.headline, [*result.lines, f"page: {folder / 'page.html'}"])
+
+
+class _Pretraining:
+    """One run: what is built from the settings, the folder it fills."""
+
+    def __init__(self, settings: PretrainConfig, store: VolumeStore, folder: Path, progress: Progress) -> None:
+        self.settings, self.store, self.folder, self.progress = settings, store, folder, progress
+        encoder = build_seeded(settings.encoder, seed=settings.training.seed, purpose="encoder")
+        self.method: Method = build_seeded(settings.method, encoder, seed=settings.training.seed, purpose="method")
+        self.maker = ViewMaker(settings.views, store.recipe, paired=self.method.uses_text)
+        self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
+        views = self.maker.resolved()
+        self.contract = Contract.of(store.recipe, settings.views.size, _extent(views["extent_mm"]))
+
+    def open_folder(self) -> None:
+        """Write the resolved settings, or make sure that the run in the folder was begun with the same ones."""
+        inputs = {"store": hash_of_folder(self.settings.store)}
+        if (self.folder / INPUTS).is_file():
+            self._same_as_before(inputs)
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(f"--out {self.folder}: exists and holds no run; name a new folder, or remove this one")
+        write_text(self.folder / CONFIG, yaml_settings.to_yaml(self.settings))
+        if self.method.uses_text:
+            self._train_tokenizer().save(self.folder / TOKENIZER)
+        write_json(self.folder / INPUTS, inputs)
+
+    def learn(self, place: Any) -> TrainResult:
+        """The loop, with everything handed in."""
+        training = self.settings.training
+        batches = Batches(
+            self.store,
+            self.maker,
+            num_views=self.method.num_views,
+            world_batch=training.world_batch,
+            seed=training.seed,
+            workers=training.workers,
+            rows=self.rows,
+            texts=self._texts(),
+            pin=place.device.type == "cuda",
+        )
+        return train(
+            self.method,
+            batches,
+            training,
+            folder=self.folder,
+            place=place,
+            watchers=self._watchers(),
+            on_save=self.save_backbone,
+            weights=self.settings.initial,
+            progress=self.progress,
+        )
+
+    def save_backbone(self, step: int, method: Method) -> None:
+        """Write `backbone/`, proven by loading it back; at step 0 too, so that a run that could not be exported never starts."""
+        index = self.store.index.iloc[self.rows]
+        provenance = Provenance(
+            method=self.settings.method.model_dump(mode="json"),
+            steps=step,
+            world_batch=self.settings.training.world_batch,
+            corpus=hash_of_folder(self.settings.store),
+            views=self.maker.resolved(),
+            licence=self.settings.licence,
+            metrics=last_metrics(self.folder) if step else {},
+            items=index[["patient_key", "pixel_hash"]],
+        )
+        save_backbone(method.backbone, self.settings.encoder, self.folder / "backbone", contract=self.contract, provenance=provenance)
+
+    def close_folder(self, result: TrainResult) -> None:
+        """Write the card, last."""
+        index = self.store.index.iloc[self.rows]
+        write_card(
+            self.folder,
+            "run",
+            inputs=read_json(self.folder / INPUTS),
+            settings=self.settings.model_dump(mode="json"),
+            counts={"steps": result.steps, "volumes": len(self.rows), "patients": int(index["patient_key"].nunique())},
+            corpus_hash=self.store.card.get("corpus_hash", ""),
+            views=self.maker.resolved(),
+            metrics=last_metrics(self.folder),
+        )
+
+    def _same_as_before(self, inputs: dict[str, str]) -> None:
+        before = yaml_settings.read_yaml(self.folder / CONFIG)
+        now = self.settings.model_dump(mode="json")
+        changed = sorted(key for key in {*_flat(before), *_flat(now)} if _flat(before).get(key) != _flat(now).get(key))
+        changed = [key for key in changed if key.removeprefix("training.") not in FREE]
+        if changed:
+            shown = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now).get(key)}" for key in changed[:3])
+            raise UserError(f"--out {self.folder}: this run was begun with other settings ({shown}); take another --out, or the old settings")
+        if read_json(self.folder / INPUTS) != inputs:
+            raise UserError(f"--out {self.folder}: store {self.settings.store} is not the one this run was begun with; take another --out")
+
+    def _train_tokenizer(self) -> tokens.Tokenizer:
+        texts = self._report_texts()
+        return tokens.train([texts[row] for row in self.rows], self._text_settings().vocab_size)
+
+    def _texts(self) -> ReportTexts | None:
+        if not self.method.uses_text:
+            return None
+        return ReportTexts(self._report_texts(), tokens.load(self.folder / TOKENIZER), self._text_settings().length)
+
+    def _report_texts(self) -> list[str]:
+        assert self.store.reports is not None
+        return report_of_rows(self.store.index, self.store.reports)
+
+    def _text_settings(self) -> Any:
+        assert isinstance(self.settings.method, ConVIRTConfig)
+        return self.settings.method.text
+
+    def _watchers(self) -> Sequence[Watcher]:
+        training = self.settings.training
+        watchers: list[Watcher] = [CollapseWatch(training.on_collapse, self.progress)]
+        probe = self._probe()
+        if probe is not None:
+            watchers.append(ProbeWatch(training.probe_every, probe))
+        return [*watchers, TensorBoardWatch(self.folder / "tensorboard", training.probe_every)]
+
+    def _probe(self) -> Callable[[Encoder], dict[str, float]] | None:
+        label = self.settings.probe_label
+        return None if label is None else Probe(self.store, self.maker, label, self.rows)
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """The newest value of every figure in a run's `metrics.jsonl`."""
+    found: dict[str, float] = {}
+    path = folder / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        found |= {name: value for name, value in json.loads(line).items() if isinstance(value, int | float)}
+    return found
+
+
+def _extent(found: Any) -> tuple[float, ...] | None:
+    return tuple(found) if isinstance(found, list | tuple) else None
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix.rstrip("."): content}
+    return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _lines(folder: Path, result: TrainResult) -> list[str]:
+    shown = {name: result.figures[name] for name in ("loss", "probe/accuracy", "collapse/effective_rank") if name in result.figures}
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    return [f"{result.steps} steps done; {figures}", f"backbone: {folder / 'backbone'}", f"curves: tensorboard --logdir {folder / 'tensorboard'}"]

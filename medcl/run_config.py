@@ -1,0 +1,71 @@
+"""What each YAML may say, and the checks that need more than one section or the data itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medcl.encoders import EncoderConfig
+from medcl.evaluation.study import StudyConfig
+from medcl.foundation import config
+from medcl.foundation.config import Settings
+from medcl.foundation.errors import UserError
+from medcl.methods import MethodConfig
+from medcl.store.volume_store import VolumeStore
+from medcl.training.loop import TrainingConfig
+from medcl.views.policy import ViewsConfig
+
+
+class PretrainConfig(Settings):
+    """`medcl pretrain CONFIG.yaml`: what to learn from, which network, by which method, from which views, how long.
+
+    store: folder made by `medcl prepare`. splits: which rows of it are learned from; rows without a split always are.
+    initial: a `backbone/` folder whose weights the encoder starts from. probe_label: column of the store's labels
+    that the online kNN probe watches (never trained on).
+    """
+
+    store: Path
+    encoder: EncoderConfig  # type: ignore[valid-type]
+    method: MethodConfig  # type: ignore[valid-type]
+    views: ViewsConfig
+    training: TrainingConfig
+    splits: tuple[str, ...] = ("train", "val")
+    initial: Path | None = None
+    probe_label: str | None = None
+    licence: str = Field("unstated; ask whoever trained it", description="what the card says about use of the weights")
+
+
+Overrides = Iterable[str] | Mapping[str, Any]
+
+
+def load_pretrain(path: Path | str, overrides: Overrides = ()) -> PretrainConfig:
+    """Read, override, validate and cross-check a pretraining YAML. Raises UserError naming key and way out."""
+    settings = config.load(PretrainConfig, path, overrides)
+    dims = len(settings.views.size)
+    if settings.encoder.spatial_dims != dims:
+        raise UserError(
+            f"{path}: encoder.spatial_dims is {settings.encoder.spatial_dims} but views.size has {dims} numbers; give one number per dimension"
+        )
+    return settings
+
+
+def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:
+    """Read, override and validate a study YAML."""
+    return config.load(StudyConfig, path, overrides)
+
+
+def rows_to_learn_from(settings: PretrainConfig, store: VolumeStore, needs_text: bool) -> list[int]:
+    """Rows of the store's index that pretraining uses: right split, one of each pixel hash, with a report if needed."""
+    index = store.index
+    use = index["split"].isin(["", *settings.splits]) & ~index["pixel_hash"].duplicated()
+    if needs_text:
+        if store.reports is None:
+            raise UserError(f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV")
+        use &= index["report_id"].isin(store.reports["report_id"])
+    rows = [int(row) for row in use.to_numpy().nonzero()[0]]
+    if len(rows) < 2:
+        raise UserError(f"{settings.store}: {len(rows)} scans to learn from with splits {list(settings.splits)}; at least 2 are needed")
+    return rows
