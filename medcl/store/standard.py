@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcl.foundation import geometry
-from medcl.foundation.errors import UserError
+from medcl.foundation.errors import MedclError
 from medcl.foundation.types import Volume
 from medcl.store.recipe import BinaryIntensity, DisplayIntensity, Recipe, WindowIntensity, ZScoreIntensity
 from medcl.store.resample import resample, resampled_length
 
 
-class Refused(UserError):
+class Refused(MedclError):
     """A volume that contradicts the recipe. `code` is short and stable; it goes to the ledger."""
+
+    exit_code = 2
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -39,7 +41,7 @@ class Prepared:
 def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
     """Reorient, cut to the body, resample and scale one volume as the recipe says. Pure.
 
-    Raises Refused (a UserError with a ledger code) where the volume contradicts the recipe.
+    Raises Refused (exit 2, with a ledger code) where the volume contradicts the recipe.
     """
     _check_claims(volume, recipe)
     array, affine = np.asarray(volume.array), np.asarray(volume.affine, dtype=float)

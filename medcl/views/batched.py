@@ -50,12 +50,13 @@ class ViewParameters:
 class ViewMaker:
     """Draws and renders the views of one policy for one recipe. Picklable; holds no state.
 
-    paired: the views are shown beside reports. Raises UserError where a step is unsafe, or where policy, recipe and
+    paired: the views are shown beside reports. policy: one already at hand (from a card), else `config.policy` is
+    loaded. Raises UserError where a step is unsafe, or where policy, recipe and
     size do not fit together.
     """
 
-    def __init__(self, config: ViewsConfig, recipe: Recipe, paired: bool = False) -> None:
-        policy = load_policy(config.policy)
+    def __init__(self, config: ViewsConfig, recipe: Recipe, paired: bool = False, policy: Policy | None = None) -> None:
+        policy = policy or load_policy(config.policy)
         steps = tuple(step.resolved(paired) if isinstance(step, Crop) else step for step in policy.steps)
         self.config, self.recipe, self.paired = config, recipe, paired
         self.policy: Policy = policy.model_copy(update={"steps": steps})
