@@ -13,7 +13,7 @@ import numpy as np
 from medcl.encoders import Encoder, build_seeded
 from medcl.encoders import tokenizer as tokens
 from medcl.evaluation.probe import Probe
-from medcl.export.backbone import Contract, Provenance, save_backbone
+from medcl.export.backbone import Provenance, save_backbone
 from medcl.foundation import config as yaml_settings
 from medcl.foundation import distributed
 from medcl.foundation.errors import UserError
@@ -98,8 +98,6 @@ class _Pretraining:
         self.method: Method = build_seeded(settings.method, encoder, seed=settings.training.seed, purpose="method")
         self.maker = ViewMaker(settings.views, store.recipe, paired=self.method.uses_text)
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
-        views = self.maker.resolved()
-        self.contract = Contract.of(store.recipe, settings.views.size, _extent(views["extent_mm"]))
 
     def open_folder(self) -> None:
         """Write the resolved settings, or make sure that the run in the folder was begun with the same ones."""
@@ -148,12 +146,11 @@ class _Pretraining:
             steps=step,
             world_batch=self.settings.training.world_batch,
             corpus=hash_of_folder(self.settings.store),
-            views=self.maker.resolved(),
             licence=self.settings.licence,
             metrics=last_metrics(self.folder) if step else {},
             items=index[["patient_key", "pixel_hash"]],
         )
-        save_backbone(method.backbone, self.settings.encoder, self.folder / "backbone", contract=self.contract, provenance=provenance)
+        save_backbone(method.backbone, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
 
     def close_folder(self, result: TrainResult) -> None:
         """Write the card, last."""
@@ -217,10 +214,6 @@ def last_metrics(folder: Path) -> dict[str, float]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         found |= {name: value for name, value in json.loads(line).items() if isinstance(value, int | float)}
     return found
-
-
-def _extent(found: Any) -> tuple[float, ...] | None:
-    return tuple(found) if isinstance(found, list | tuple) else None
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

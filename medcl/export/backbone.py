@@ -25,6 +25,8 @@ from medcl.foundation.errors import MedclError, UserError
 from medcl.foundation.files import CARD, SCHEMA_VERSION, read_card, sha256_of_file, write_bytes, write_card, write_whole
 from medcl.foundation.types import Features, Kind, Units
 from medcl.store.recipe import Recipe
+from medcl.views.batched import ViewMaker
+from medcl.views.policy import Policy, ViewsConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,9 +43,9 @@ class Contract(Settings):
     """What a scan must be, and what is done to it, before the encoder sees it.
 
     modalities, kind, units, orientation: what is accepted, and how the axes run (those of the recipe).
-    size: voxel grid the encoder was trained on (3D: x y z; 2D: rows columns). extent_mm: what that grid spans along
-    the same axes; None for pictures, whose grid spans the whole picture. network_range: values the encoder sees.
-    recipe: how the store was prepared, and how every scan to be embedded is.
+    size: voxel grid the encoder was trained on (3D: x y z; 2D: rows columns). extent_mm: what that grid spans, x y z;
+    None where that differs from scan to scan (whole pictures, or a recipe that keeps the scan's own spacing).
+    network_range: values the encoder sees. recipe: how the store was prepared, and how every scan to be embedded is.
     """
 
     modalities: tuple[str, ...]
@@ -51,48 +53,38 @@ class Contract(Settings):
     units: tuple[Units, ...]
     orientation: str
     size: tuple[int, ...]
-    extent_mm: tuple[float, ...] | None
+    extent_mm: tuple[float, float, float] | None
     network_range: tuple[float, float]
     recipe: Recipe
 
     @classmethod
-    def of(cls, recipe: Recipe, size: tuple[int, ...], extent_mm: tuple[float, ...] | None) -> Contract:
-        """The contract that a store's recipe and the training views make together."""
+    def of(cls, recipe: Recipe, views: Mapping[str, Any]) -> Contract:
+        """The contract that a store's recipe and the resolved training views make together."""
+        extent = views["extent_mm"]
         return cls(
             modalities=recipe.modalities,
             kind=recipe.kind,
             units=recipe.units,
             orientation=recipe.orientation,
-            size=size,
-            extent_mm=extent_mm,
+            size=tuple(views["size"]),
+            extent_mm=None if isinstance(extent, str) else tuple(extent),
             network_range=recipe.network_range,
             recipe=recipe,
         )
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...] | None:
-        """Millimetres between neighbouring voxels of the grid the encoder was trained on."""
-        return None if self.extent_mm is None else tuple(extent / size for extent, size in zip(self.extent_mm, self.size, strict=True))
-
-    def check(self, source: str) -> None:
-        """Raise UserError where the fields for people and the recipe say different things."""
-        if self != Contract.of(self.recipe, self.size, self.extent_mm):
-            raise UserError(f"{source}: 'contract' contradicts its own recipe; take the backbone from its RUN again")
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where the weights come from: what the card says to people and to the leak guard. No identifiers.
 
-    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. views: the
-    resolved policy with its overrides. items: columns `patient_key`, `pixel_hash` of what was trained on.
+    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: columns
+    `patient_key`, `pixel_hash` of what was trained on.
     """
 
     method: Mapping[str, Any]
     steps: int
     world_batch: int
     corpus: str
-    views: Mapping[str, Any]
     licence: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     items: pd.DataFrame | None = None
@@ -101,14 +93,17 @@ class Provenance:
 class Backbone(nn.Module):
     """A pretrained encoder with its card: `forward` takes prepared tensors, `embed` takes scans.
 
+    views: makes what the encoder was trained on, un-augmented too (`whole`, `windows`).
+
     Input of `forward`: (batch, channel, *space) in the contract's network range. Output: Features.
     """
 
-    def __init__(self, encoder: Encoder, card: Mapping[str, Any], contract: Contract) -> None:
+    def __init__(self, encoder: Encoder, card: Mapping[str, Any], contract: Contract, views: ViewMaker) -> None:
         super().__init__()
         self.encoder = encoder
         self.card = dict(card)
         self.contract = contract
+        self.views = views
 
     @property
     def dim(self) -> int:
@@ -130,10 +125,11 @@ class Backbone(nn.Module):
         return embed_scan(self, scan)
 
 
-def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, contract: Contract, provenance: Provenance) -> Proof:
+def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: ViewMaker, provenance: Provenance) -> Proof:
     """Write `weights.safetensors` and `card.json`, load them back, compare outputs, then move the folder into place.
 
-    Called before the first training step too, so that a run that could not be exported never starts. Raises
+    views: those of the training; with their recipe they are the contract. Called before the first training step too, so
+    that a run that could not be exported never starts. Raises UserError where the encoder does not take their size,
     MedclError where the loaded encoder does not answer as the one in hand; the earlier folder then stays.
     """
     folder = Path(folder)
@@ -146,9 +142,9 @@ def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, contract:
     if provenance.items is not None:
         items = provenance.items.loc[:, ["patient_key", "pixel_hash"]].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
         write_whole(partial / TRAINING_ITEMS, lambda path: items.to_parquet(path, index=False))
-    _write_card(partial, tensors, config, contract, provenance, proof=None)
+    _write_card(partial, tensors, config, views, provenance, None)
     proof = _prove(encoder, partial)
-    _write_card(partial, tensors, config, contract, provenance, proof)
+    _write_card(partial, tensors, config, views, provenance, proof)
     replace_folder(partial, folder)
     return proof
 
@@ -162,7 +158,7 @@ def load_backbone(folder: str | Path) -> Backbone:
     card = read_card(folder, "backbone")
     if card.get("seal") != _seal(card):
         raise UserError(f"{folder / CARD}: 'seal' does not fit the rest: the card was altered; take the backbone from its RUN again")
-    broken = [key for key in ("contract", "encoder", "files") if not isinstance(card.get(key), dict)]
+    broken = [key for key in ("contract", "encoder", "views", "files") if not isinstance(card.get(key), dict)]
     if broken or WEIGHTS not in card["files"]:
         raise UserError(
             f"{folder / CARD}: '{(broken or ['files'])[0]}' is not what a backbone's card holds; take the backbone from its RUN again"
@@ -172,10 +168,11 @@ def load_backbone(folder: str | Path) -> Backbone:
             raise UserError(f"{folder / name}: missing or altered (its SHA-256 is not the card's); take the backbone from its RUN again")
     source = str(folder / CARD)
     contract = validate(Contract, card["contract"], source)
-    contract.check(source)
+    if contract != Contract.of(contract.recipe, card["views"]):
+        raise UserError(f"{source}: 'contract' contradicts its own recipe and views; take the backbone from its RUN again")
     encoder = build_encoder(card["encoder"], source)
     encoder.load_state_dict(_read_weights(folder / WEIGHTS, encoder))
-    return Backbone(encoder.eval(), card, contract).eval()
+    return Backbone(encoder, card, contract, _view_maker(card["views"], contract.recipe, source)).eval()
 
 
 def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
@@ -213,11 +210,18 @@ class _EncoderSettings(Settings):
     encoder: EncoderConfig  # type: ignore[valid-type]
 
 
+def _view_maker(resolved: Mapping[str, Any], recipe: Recipe, source: str) -> ViewMaker:
+    """The views of the training, from the card alone."""
+    policy = validate(Policy, resolved["policy"], source)
+    content = {"policy": policy.name, "size": resolved["size"], "overlap": resolved["overlap"], "allow": resolved["overrides"]}
+    return ViewMaker(validate(ViewsConfig, content, source), recipe, resolved["paired"], policy)
+
+
 def _write_card(
-    folder: Path, tensors: Mapping[str, Tensor], config: Settings, contract: Contract, provenance: Provenance, proof: Proof | None
+    folder: Path, tensors: Mapping[str, Tensor], config: Settings, views: ViewMaker, provenance: Provenance, proof: Proof | None
 ) -> None:
     names = [name for name in (WEIGHTS, TRAINING_ITEMS) if (folder / name).is_file()]
-    items = provenance.items
+    items, resolved = provenance.items, views.resolved()
     settings = config.model_dump(mode="json")
     content: dict[str, Any] = {
         "inputs": {"store": provenance.corpus},
@@ -228,11 +232,11 @@ def _write_card(
             "training_items": 0 if items is None else len(items),
             "training_patients": 0 if items is None else len(items["patient_key"].unique()),
         },
-        "contract": contract.model_dump(mode="json"),
+        "contract": Contract.of(views.recipe, resolved).model_dump(mode="json"),
         "encoder": settings,
         "method": dict(provenance.method),
         "training": {"steps": provenance.steps, "world_batch": provenance.world_batch},
-        "views": dict(provenance.views),
+        "views": resolved,
         "licence": provenance.licence,
         "metrics": {name: value if math.isfinite(value) else None for name, value in provenance.metrics.items()},
         "files": {name: sha256_of_file(folder / name) for name in names},

@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medcl.export.backbone import Backbone, Contract, load_backbone, save_backbone
+from medcl.export.backbone import Backbone, load_backbone, save_backbone
 from medcl.export.proof import Proof, compare, example_inputs
 from medcl.foundation.errors import MedclError, UserError
-from medcl.store.recipe import load_recipe
-from tests.export.made_backbone import make_backbone
+from tests.export.made_backbone import made_views, make_backbone
 
 
 @pytest.mark.parametrize(("dims", "norm"), [(2, "group"), (2, "instance"), (3, "group"), (3, "instance")])
@@ -50,7 +49,7 @@ def test_card_says_what_the_contract_page_promises(volume_backbone):
     assert card["metrics"] == {"knn": 0.5, "collapse": None}
     assert card["proof"]["loaded"] == card["counts"]["tensors"] and card["counts"]["training_patients"] == 2
     assert len(card["files"]["weights.safetensors"]) == 64
-    assert load_backbone(volume_backbone).contract.spacing_mm == (1.5, 1.5, 1.5)
+    assert load_backbone(volume_backbone).contract.extent_mm == (60.0, 60.0, 60.0)
 
 
 def test_same_training_same_bytes_and_training_items_without_ids(tmp_path):
@@ -91,10 +90,9 @@ def test_a_size_the_encoder_cannot_take_is_the_users_mistake(tmp_path):
     from medcl.export.backbone import Provenance
 
     config = ResNetConfig(depth=10, width=4, spatial_dims=2, norm="instance")
-    contract = Contract.of(load_recipe("xray"), (24, 24), None)
-    nothing = Provenance(method={"name": "moco"}, steps=0, world_batch=1, corpus="", views={}, licence="")
+    nothing = Provenance(method={"name": "moco"}, steps=0, world_batch=1, corpus="", licence="")
     with pytest.raises(UserError, match=r"views.size \[24, 24\] does not suit encoder 'resnet'"):
-        save_backbone(config.build(), config, tmp_path / "bb", contract=contract, provenance=nothing)
+        save_backbone(config.build(), config, tmp_path / "bb", views=made_views(2, 24), provenance=nothing)
 
 
 def test_nan_weights_are_not_saved_and_the_last_good_ones_stay(tmp_path):
@@ -107,10 +105,9 @@ def test_nan_weights_are_not_saved_and_the_last_good_ones_stay(tmp_path):
     encoder = config.build()
     with torch.no_grad():
         encoder.get_parameter("conv1.weight")[0] = float("nan")
-    nothing = Provenance(method={"name": "moco"}, steps=0, world_batch=1, corpus="", views={}, licence="")
-    contract = Contract.of(load_recipe("ct"), (40, 40, 40), (60.0,) * 3)
+    nothing = Provenance(method={"name": "moco"}, steps=0, world_batch=1, corpus="", licence="")
     with pytest.raises(MedclError, match=r"conv1.weight.*NaN"):
-        save_backbone(encoder, config, tmp_path / "bb", contract=contract, provenance=nothing)
+        save_backbone(encoder, config, tmp_path / "bb", views=made_views(3), provenance=nothing)
     assert (tmp_path / "bb" / "card.json").read_bytes() == before
     load_backbone(tmp_path / "bb")
 
@@ -170,8 +167,9 @@ def test_weights_that_do_not_fit_are_refused_by_name_even_with_a_new_seal(folder
         load_backbone(folder)
 
 
-def test_a_card_whose_contract_contradicts_its_recipe_is_refused_even_with_a_new_seal(folder):
-    _seal_again(folder, lambda card: card["contract"].update(units=["arbitrary"]))
+@pytest.mark.parametrize("change", [{"units": ["arbitrary"]}, {"size": [48, 48, 48]}, {"extent_mm": [40.0, 40.0, 40.0]}])
+def test_a_card_whose_contract_contradicts_its_recipe_is_refused_even_with_a_new_seal(folder, change):
+    _seal_again(folder, lambda card: card["contract"].update(change))
     with pytest.raises(UserError, match="contradicts its own recipe"):
         load_backbone(folder)
 
