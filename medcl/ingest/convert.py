@@ -1,0 +1,99 @@
+"""`medcl convert`: what ingest would use, as NIfTI, one file per volume (4D where time runs), and the ledger."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcl.foundation.files import write_whole
+from medcl.foundation.progress import Progress, Silent
+from medcl.foundation.types import Volume
+from medcl.ingest import manifest
+from medcl.ingest.collect import collect
+from medcl.ingest.ledger import LedgerEntry
+from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
+from medcl.ingest.readers import read_again
+from medcl.ingest.records import Scan
+from medcl.ingest.run import ledger_entries, nothing_usable, volume_ids
+from medcl.ingest.settings import IngestConfig
+
+
+def convert(
+    sources: Sequence[str | Path] | str | Path,
+    out: str | Path,
+    *,
+    settings: IngestConfig | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    key: bytes | None = None,
+) -> list[LedgerEntry]:
+    """Write `<volume_id>.nii.gz` files and ledger.parquet into `out`; returns the ledger.
+
+    Values are in the volume's units, whole numbers stay whole. private/sources.parquet says which file came from where.
+    Raises DataError (exit 3) where nothing was usable.
+    """
+    config, progress, out = settings or IngestConfig(), progress or Silent(), Path(out)
+    sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    whole = collect(sources, (), config, jobs, progress)
+    if not whole.scans:
+        raise nothing_usable(whole)
+    hasher = Hasher(keep_or_make_key(make_private(out), key))
+    ids = volume_ids(whole.scans, hasher)
+    series = _series(whole.scans)
+    for members in progress.track(series, len(series), "writing"):
+        volumes = [read_again(whole.scans[index].source, config) for index in members]
+        write_nifti(out / f"{ids[members[0]]}.nii.gz", volumes)
+    entries = ledger_entries(whole, ids, hasher)
+    rows = [{name: getattr(one, name) for name in manifest.LEDGER_COLUMNS} for one in entries]
+    manifest.write_table(out / manifest.LEDGER, manifest.table(rows, manifest.LEDGER_COLUMNS))
+    sources_rows = [_source_row(ids[index], whole.scans[index]) for index in range(len(ids))]
+    manifest.write_table(out / manifest.SOURCES, manifest.table(sources_rows, manifest.SOURCE_COLUMNS))
+    return entries
+
+
+def write_nifti(path: Path, volumes: Sequence[Volume]) -> None:
+    """Write one volume, or the time points of one, as .nii.gz with the same bytes every time."""
+    import nibabel as nib
+
+    arrays = [volume.array for volume in volumes]
+    kind: Any = np.result_type(*arrays)
+    array = arrays[0] if len(arrays) == 1 else np.stack([one.astype(kind) for one in arrays], axis=-1)
+    image = nib.nifti1.Nifti1Image(array.astype(_storable(array.dtype)), volumes[0].affine)
+    image.header.set_xyzt_units("mm", "sec" if len(arrays) > 1 else None)
+    image.set_sform(volumes[0].affine, code=1)
+    image.set_qform(volumes[0].affine, code=1, strip_shears=True)
+    content = gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
+    write_whole(path, lambda partial: partial.write_bytes(content) and None)
+
+
+def _storable(kind: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if kind.kind == "f" or kind.itemsize > 4 else kind
+
+
+def _series(scans: Sequence[Scan]) -> list[list[int]]:
+    """Indices of scans that make one file: the time points of one series on one grid, in order; else each alone."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, scan in enumerate(scans):
+        grid = (scan.shape, np.round(scan.affine, 3).tobytes())
+        timed = "split_by_time" in scan.facts.flags or scan.source.reader == "nifti"
+        own = "" if timed else scan.identity.volume
+        groups[(scan.identity.patient, scan.identity.series, scan.identity.stack, scan.kind, *grid, own)].append(index)
+    ordered = [sorted(members, key=lambda index: scans[index].facts.time_index) for members in groups.values()]
+    return sorted(ordered, key=lambda members: members[0])
+
+
+def _source_row(item_id: str, scan: Scan) -> dict[str, Any]:
+    detail = json.dumps(scan.source.detail, sort_keys=True)
+    return {
+        "item_id": item_id,
+        "reader": scan.source.reader,
+        "paths": list(scan.source.paths),
+        "detail": detail,
+        "pixel_hash": scan.pixel_hash,
+    }

@@ -1,0 +1,245 @@
+"""One DICOM file's header as frames: what each frame is, where it lies, how its numbers are scaled."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
+from medcl.ingest.ledger import Refused
+
+SMALL_FILE = 2**20
+SMALLEST_SIDE, LARGEST_SIDE = 8, 16384
+_SOP_REASONS = {
+    "1.2.840.10008.1.3.10": "dicomdir",
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation_object",
+    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation_object",
+    "1.2.840.10008.5.1.4.1.1.30": "parametric_map",
+    "1.2.840.10008.5.1.4.1.1.88.59": "key_objects",
+}
+_SOP_FAMILIES = (
+    ("1.2.840.10008.5.1.4.1.1.88.", "structured_report"), ("1.2.840.10008.5.1.4.1.1.481.", "radiotherapy_object"),
+    ("1.2.840.10008.5.1.4.1.1.11.", "presentation_state"), ("1.2.840.10008.5.1.4.1.1.7", "secondary_capture"),
+    ("1.2.840.10008.5.1.4.1.1.9.", "non_image_object"), ("1.2.840.10008.5.1.4.1.1.104.", "non_image_object"),
+    ("1.2.840.10008.5.1.4.1.1.66", "non_image_object"), ("1.2.840.10008.5.1.4.1.1.67", "non_image_object"),
+    ("1.2.840.10008.5.1.4.1.1.68.", "non_image_object"), ("1.2.840.10008.5.1.4.34.", "radiotherapy_object"),
+)  # fmt: skip
+_MODALITY_REASONS = {
+    "SR": "structured_report", "SEG": "segmentation_object", "KO": "key_objects", "PR": "presentation_state", "RTSTRUCT": "radiotherapy_object",
+    "RTPLAN": "radiotherapy_object", "RTDOSE": "radiotherapy_object", "RTRECORD": "radiotherapy_object", "DOC": "non_image_object",
+    "ECG": "non_image_object", "REG": "non_image_object", "SC": "secondary_capture",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """How the pixels lie in the file. length: of the value in bytes, -1 where encapsulated; offset: of its first byte."""
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    transfer_syntax: str
+    little_endian: bool
+    offset: int
+    length: int
+    float_type: str = ""
+    has_modality_lut: bool = False
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Who it is, in the hospital's words: private."""
+
+    id: str
+    name: str
+    birth_date: str
+    study: str
+    series: str
+    accession: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for every frame of a file. facts: numbers and closed words that may leave ingest."""
+
+    path: str
+    relative: str
+    instance: str
+    sop_class: str
+    modality: str
+    image_type: tuple[str, ...]
+    frame_of_reference: str
+    patient: Patient
+    pixels: PixelLayout
+    facts: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image plane. position, orientation, spacing as in DICOM (LPS mm; spacing: between rows, between columns)."""
+
+    header: Header
+    number: int
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    slope: float = 1.0
+    intercept: float = 0.0
+    image_type: tuple[str, ...] = ()
+    echo: float = 0.0
+    b_value: float = -1.0
+    stack: str = ""
+    times: tuple[float, ...] = ()
+    instance_number: float = 0.0
+
+
+@contextmanager
+def quiet_pydicom():
+    """pydicom's warnings quote values of the header: nothing of them may reach a log. Its settings are put back."""
+    config: Any = pydicom.config
+    before = config.settings.reading_validation_mode
+    level = config.logger.level
+    config.settings.reading_validation_mode = config.IGNORE
+    config.logger.setLevel("CRITICAL")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.settings.reading_validation_mode = before
+        config.logger.setLevel(level)
+
+
+def open_header(path: str) -> tuple[Dataset, PixelLayout | None]:
+    """The wanted fields of a file and how its pixels lie (None where it has none). Raises Refused."""
+    size = os.path.getsize(path)
+    with quiet_pydicom(), open(path, "rb") as handle:
+        stream: Any = BytesIO(handle.read()) if size <= SMALL_FILE else handle
+        try:
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=WANTED)
+        except Exception as error:  # pydicom raises many kinds on a broken file
+            raise Refused("unreadable", type(error).__name__) from None
+        return dataset, _layout(dataset, stream, size)
+
+
+def why_not_an_image(dataset: Dataset) -> str:
+    """The reason code of an object that is no picture or volume by its class or modality; empty for an image."""
+    fields = Fields(dataset)
+    sop = fields.text("SOPClassUID") or str(getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+    if sop in _SOP_REASONS:
+        return _SOP_REASONS[sop]
+    for prefix, reason in _SOP_FAMILIES:
+        if sop.startswith(prefix):
+            return reason
+    return _MODALITY_REASONS.get(fields.text("Modality").upper(), "")
+
+
+def _layout(dataset: Dataset, stream: Any, size: int) -> PixelLayout | None:
+    """Rows, columns, bits and so on, with the place of the pixels. None where there are none."""
+    fields = Fields(dataset)
+    implicit, little = _encoding(dataset)
+    syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
+    place = _find_pixels(dataset, stream, size, syntax, implicit, little)
+    if place is None:
+        return None
+    tag, offset, length = place
+    bits = fields.whole("BitsAllocated", 0)
+    stored = fields.whole("BitsStored", bits)
+    return PixelLayout(
+        rows=fields.whole("Rows"),
+        columns=fields.whole("Columns"),
+        frames=_frames(fields),
+        samples=fields.whole("SamplesPerPixel", 1),
+        bits_allocated=bits,
+        bits_stored=stored,
+        high_bit=fields.whole("HighBit", stored - 1),
+        signed=fields.whole("PixelRepresentation") == 1,
+        photometric=fields.text("PhotometricInterpretation").upper(),
+        transfer_syntax=syntax,
+        little_endian=little,
+        offset=offset,
+        length=length,
+        float_type=PIXEL_TAGS[tag],
+        has_modality_lut=fields.has("ModalityLUTSequence"),
+        file_bytes=size,
+    )
+
+
+def _frames(fields: Fields) -> int:
+    """Number of frames: 1 where absent, 0 where it is there and is no whole number above 0."""
+    if not fields.has("NumberOfFrames"):
+        return 1
+    count = fields.number("NumberOfFrames", 1.0 if not fields.texts("NumberOfFrames") else 0.0) or 0.0
+    return int(count) if count >= 1 and count == int(count) else 0
+
+
+def _encoding(dataset: Dataset) -> tuple[bool, bool]:
+    implicit, little = dataset.original_encoding
+    return bool(implicit), little is not False
+
+
+def _find_pixels(dataset: Dataset, stream: Any, size: int, syntax: str, implicit: bool, little: bool) -> tuple[int, int, int] | None:
+    """(tag, offset, length) of the pixel element that follows the header; length -1 where it is encapsulated."""
+    if syntax == "1.2.840.10008.1.2.1.99":
+        # deflated: the element lies in the inflated stream; pydicom reads it as a whole later
+        return (0x7FE00010, -1, -1) if Fields(dataset).has("Rows") else None
+    start = stream.tell()
+    head = stream.read(12)
+    order: Any = "little" if little else "big"
+    if len(head) < 8:
+        return None
+    tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
+    if tag not in PIXEL_TAGS:
+        return None
+    long_form = not implicit and head[4:6] in (b"OW", b"OB", b"OF", b"OD", b"UN")
+    if long_form and len(head) < 12:
+        return None
+    length = int.from_bytes(head[8:12] if long_form else head[4:8], order)
+    offset = start + (12 if long_form else 8)
+    return tag, offset, -1 if length == 0xFFFFFFFF else length
+
+
+def check_layout(pixels: PixelLayout, budget: int) -> None:
+    """Raise Refused for numbers that cannot be, before anything is allocated."""
+    if not (SMALLEST_SIDE <= pixels.rows <= LARGEST_SIDE and SMALLEST_SIDE <= pixels.columns <= LARGEST_SIDE):
+        raise Refused("bad_header", f"{pixels.columns} x {pixels.rows} pixels")
+    if pixels.frames < 1 or pixels.samples not in (1, 3):
+        raise Refused("bad_header", f"{pixels.frames} frames, {pixels.samples} samples")
+    if pixels.bits_allocated not in (8, 16, 32, 64) or not (
+        0 < pixels.bits_stored <= pixels.bits_allocated and pixels.bits_stored - 1 <= pixels.high_bit < pixels.bits_allocated
+    ):
+        raise Refused("bad_header", f"bits {pixels.bits_allocated}/{pixels.bits_stored}/{pixels.high_bit}")
+    needed = pixels.rows * pixels.columns * pixels.frames * pixels.samples * (pixels.bits_allocated // 8)
+    if needed > budget:
+        raise Refused("too_large", f"{needed} bytes")
+    if pixels.length >= 0:
+        _check_length(pixels, needed)
+
+
+def _check_length(pixels: PixelLayout, needed: int) -> None:
+    there = min(pixels.length, pixels.file_bytes - pixels.offset)
+    if pixels.length and pixels.transfer_syntax.startswith("1.2.840.10008.1.2.4"):
+        raise Refused("decode_failed", "compressed pixels that are not encapsulated")
+    if pixels.photometric == "YBR_FULL_422":
+        needed = needed * 2 // 3
+    if there < needed:
+        raise Refused("truncated", f"{there} of {needed} bytes")
+    row = pixels.columns * pixels.samples * pixels.bits_allocated // 8
+    if pixels.length - needed >= row:
+        raise Refused("pixel_length", f"{pixels.length} bytes for {needed}")

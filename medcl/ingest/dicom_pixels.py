@@ -1,0 +1,192 @@
+"""A frame's stored values: exactly the bits that the header says are stored, whatever codec packed them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+
+from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
+from medcl.ingest.ledger import Refused
+from medcl.ingest.picture import LUMINANCE
+
+_NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
+_JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
+_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+_VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
+# Pillow is only trusted with 8-bit JPEG: for JPEG 2000 it gives other pixels in silence.
+_PLUGINS = ("gdcm", "pyjpegls", "pylibjpeg", "pydicom")
+
+
+def stored_values(frame: Frame) -> np.ndarray:
+    """(rows, columns) grey values as stored, before any rescale; integers, or float32 of float pixel data.
+
+    Raises Refused where the pixels are cut short, need a codec that is missing, or are in colour.
+    """
+    pixels = frame.header.pixels
+    if pixels.transfer_syntax in _NATIVE and pixels.samples == 1 and pixels.length >= 0 and not _needs_pydicom(pixels):
+        return _native(frame.header.path, pixels, frame.number)
+    with quiet_pydicom():
+        return _through_pydicom(frame)
+
+
+def grey_values(frame: Frame) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(rows, columns) values of a picture after the Modality LUT, brightest = highest, and flags.
+
+    Colour becomes luminance (ITU-R BT.601). MONOCHROME1 and an inverse presentation are turned around within the
+    range of the stored bits. The window (VOI LUT) is not applied: it would throw grey values away.
+    """
+    pixels = frame.header.pixels
+    if pixels.samples == 3 or not pixels.photometric.startswith("MONOCHROME"):
+        with quiet_pydicom():
+            return _luminance(frame), ("colour_to_grey",)
+    values = stored_values(frame)
+    if (pixels.photometric == "MONOCHROME1") != bool(frame.header.facts["inverse"]):
+        low = -(1 << (pixels.bits_stored - 1)) if pixels.signed else 0
+        values = (2 * low + (1 << pixels.bits_stored) - 1) - values.astype(np.int32)
+    return real_values(values, frame), ()
+
+
+def real_values(stored: np.ndarray, frame: Frame) -> np.ndarray:
+    """Stored values times slope plus intercept (or through the Modality LUT): int16 where exact, else float32."""
+    if frame.header.pixels.has_modality_lut:
+        with quiet_pydicom():
+            return np.asarray(apply_modality_lut(stored, _whole(frame.header.path)), dtype=np.float32)
+    if frame.slope == 1.0 and frame.intercept == int(frame.intercept) and stored.dtype.kind in "iu":
+        shifted = (
+            stored.astype(np.int32) + np.int32(frame.intercept)
+            if stored.dtype.itemsize <= 2
+            else stored.astype(np.int64) + int(frame.intercept)
+        )
+        if shifted.size and shifted.min() >= -32768 and shifted.max() <= 32767:
+            return shifted.astype(np.int16)
+        return shifted.astype(np.float32)
+    return (stored.astype(np.float64) * frame.slope + frame.intercept).astype(np.float32)
+
+
+def _needs_pydicom(pixels: PixelLayout) -> bool:
+    return pixels.photometric == "PALETTE COLOR" or (pixels.bits_allocated == 8 and not pixels.little_endian)
+
+
+def _native(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
+    """Uncompressed grey pixels straight from their place in the file."""
+    count = pixels.rows * pixels.columns
+    order = "<" if pixels.little_endian else ">"
+    kind = {"float32": "f4", "float64": "f8"}.get(pixels.float_type, f"u{pixels.bits_allocated // 8}")
+    dtype = np.dtype(order + kind)
+    with open(path, "rb") as handle:
+        handle.seek(pixels.offset + number * count * dtype.itemsize)
+        content = handle.read(count * dtype.itemsize)
+    if len(content) < count * dtype.itemsize:
+        raise Refused("truncated", f"{len(content)} of {count * dtype.itemsize} bytes")
+    values = np.frombuffer(content, dtype).reshape(pixels.rows, pixels.columns)
+    return _finite(values) if pixels.float_type else _only_stored_bits(values, pixels)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise Refused("not_finite")
+    return values.astype(np.float32)
+
+
+def _only_stored_bits(values: np.ndarray, pixels: PixelLayout) -> np.ndarray:
+    """Drop what lies above the high bit (overlays, garbage) and below the stored bits; extend the sign."""
+    bits, unsigned = pixels.bits_allocated, values.astype(f"u{pixels.bits_allocated // 8}")
+    if pixels.bits_stored < bits:
+        above, below = bits - 1 - pixels.high_bit, pixels.high_bit - pixels.bits_stored + 1
+        moved = unsigned << above
+        if pixels.signed:
+            return moved.view(f"i{bits // 8}") >> (above + below)
+        return moved >> (above + below)
+    return unsigned.view(f"i{bits // 8}") if pixels.signed else unsigned
+
+
+def _through_pydicom(frame: Frame) -> np.ndarray:
+    pixels = frame.header.pixels
+    if pixels.samples != 1 or pixels.photometric == "PALETTE COLOR":
+        raise Refused("colour")
+    values = _decode(frame)
+    if values.shape != (pixels.rows, pixels.columns):
+        raise Refused("decode_failed", "decoded size is not rows x columns")
+    if values.dtype.kind == "f":
+        return _finite(values)
+    wide = np.dtype(f"u{pixels.bits_allocated // 8}")
+    return _only_stored_bits(values.astype(wide), pixels) if pixels.high_bit == pixels.bits_stored - 1 else values
+
+
+def _luminance(frame: Frame) -> np.ndarray:
+    pixels = frame.header.pixels
+    values = _decode(frame)
+    if pixels.photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, _whole(frame.header.path))
+    if values.shape != (pixels.rows, pixels.columns, 3):
+        raise Refused("colour", "not three samples per pixel")
+    grey = np.rint(values.astype(np.float32) @ LUMINANCE)
+    if grey.max() > 255:
+        # palettes and 16-bit colour
+        return grey.astype(np.uint16)
+    return grey.astype(np.uint8)
+
+
+def _decode(frame: Frame) -> np.ndarray:
+    """One frame through the codec that fits, as (rows, columns) or (rows, columns, samples) in RGB."""
+    dataset = _whole(frame.header.path)
+    syntax = frame.header.pixels.transfer_syntax
+    if syntax.startswith(_VIDEO):
+        raise Refused("transfer_syntax", f"video {syntax}")
+    if not syntax and frame.header.pixels.length < 0:
+        raise Refused("no_transfer_syntax")
+    try:
+        if syntax in _JPEG_2000:
+            return _jpeg_2000(dataset, frame)
+        return _by_plugin(dataset, frame, syntax)
+    except Refused:
+        raise
+    except Exception as error:  # codecs raise every kind of error on broken streams
+        raise Refused("decode_failed", f"{type(error).__name__}, {syntax}") from None
+
+
+def _jpeg_2000(dataset: Dataset, frame: Frame) -> np.ndarray:
+    """openjpeg itself: pydicom would choose another codec for it where pylibjpeg is not there."""
+    try:
+        import openjpeg
+    except ImportError:
+        raise Refused("codec_missing", f"{frame.header.pixels.transfer_syntax}: pip install 'medcl[codecs]'") from None
+    from pydicom.encaps import get_frame
+
+    content = get_frame(dataset.PixelData, frame.number, number_of_frames=frame.header.pixels.frames)
+    return np.asarray(openjpeg.decode(content, j2k_format=0))
+
+
+def _by_plugin(dataset: Dataset, frame: Frame, syntax: str) -> np.ndarray:
+    try:
+        decoder = get_decoder(syntax or "1.2.840.10008.1.2")
+    except NotImplementedError:
+        raise Refused("transfer_syntax", syntax) from None
+    usable = [name for name in _PLUGINS if name in decoder.available_plugins]
+    if syntax == _JPEG_BASELINE and "pillow" in decoder.available_plugins:
+        usable.append("pillow")
+    options: dict[str, Any] = {"index": frame.number, "raw": False}
+    if decoder.is_encapsulated:
+        if not usable:
+            raise Refused("codec_missing", f"{syntax}: pip install 'medcl[codecs]'")
+        options["decoding_plugin"] = usable[0]
+    values, _ = decoder.as_array(dataset, **options)
+    return values
+
+
+@lru_cache(maxsize=2)
+def _whole(path: str) -> Dataset:
+    """The whole file through pydicom: for compressed, colour and look-up-table pixels."""
+    dataset = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
+        dataset.file_meta = getattr(dataset, "file_meta", None) or pydicom.dataset.FileMetaDataset()
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little is not False else "1.2.840.10008.1.2.2"
+        )
+    return dataset

@@ -1,0 +1,266 @@
+"""Frames to stacks: split by what makes a volume one, ordered by position along the normal, refused where it does not hold."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medcl.foundation import geometry
+from medcl.ingest.dicom_header import Frame
+from medcl.ingest.ledger import Refused
+
+SAME_POSITION_MM = 0.01
+SPACING_TOLERANCE_MM, SPACING_TOLERANCE = 0.02, 0.01
+CORNER_TOLERANCE_MM = 0.1
+SHORTEST_VECTOR, LONGEST_VECTOR = 0.99, 1.01
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Frames in order along the normal, one per position. affine: RAS+ mm for an array (columns, rows, slices)."""
+
+    frames: tuple[Frame, ...]
+    affine: np.ndarray
+    time_index: int = 0
+    flags: tuple[str, ...] = ()
+    shear_mm: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A frame that is not used, and why."""
+
+    frame: Frame
+    reason: str
+
+
+def group(frames: Iterable[Frame]) -> list[list[Frame]]:
+    """Split frames into candidates for one volume (or one time series), in a fixed order.
+
+    Two patients who share a SeriesInstanceUID are not merged: patient, name and birth date are part of the key.
+    """
+    groups: dict[tuple, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        groups[_key(frame)].append(frame)
+    result = []
+    for key in sorted(groups, key=repr):
+        result.extend(_by_frame_of_reference(groups[key]))
+    return result
+
+
+def _key(frame: Frame) -> tuple:
+    header, pixels = frame.header, frame.header.pixels
+    turn = tuple(round(number, 3) + 0.0 for number in frame.orientation)
+    spacing = tuple(round(number, 4) for number in frame.spacing)
+    patient = header.patient
+    who = (patient.id, patient.name, patient.birth_date, patient.study, patient.series)
+    what = (header.modality, header.sop_class, frame.image_type, round(frame.echo, 3), frame.b_value, frame.stack)
+    return (*who, *what, pixels.rows, pixels.columns, turn, spacing)
+
+
+def _by_frame_of_reference(frames: list[Frame]) -> list[list[Frame]]:
+    """Split by frame of reference, unless every slice has one of its own (a broken exporter), where it says nothing."""
+    references = Counter(frame.header.frame_of_reference for frame in frames)
+    if len(references) == 1 or (len(frames) > 2 and len(references) == len(frames)):
+        return [frames]
+    return [[frame for frame in frames if frame.header.frame_of_reference == one] for one in sorted(references)]
+
+
+def stacks(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[list[Stack], list[Dropped]]:
+    """Order one group of frames into stacks. `digest`: hash of a frame's pixels, only asked at equal positions.
+
+    Raises Refused where the group cannot be one or several regular stacks.
+    """
+    _check_geometry(frames)
+    kept, dropped = _without_copies(sorted(frames, key=_sort_key), digest)
+    flags = ("frame_of_reference_varies",) if len({frame.header.frame_of_reference for frame in kept}) > 1 else ()
+    subsets = _one_per_position(kept)
+    same_place = len({_place_key(subset) for subset in subsets}) == 1 and len(subsets) > 1
+    if len(subsets) > 1:
+        flags = (*flags, "split_by_time" if same_place else "split_by_acquisition")
+    return [_stack(subset, index if same_place else 0, flags) for index, subset in enumerate(subsets)], dropped
+
+
+def _check_geometry(frames: list[Frame]) -> None:
+    for frame in frames:
+        if not (frame.position and frame.orientation and frame.spacing):
+            raise Refused("no_geometry")
+        row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
+        lengths = np.linalg.norm(row), np.linalg.norm(column)
+        if min(lengths) < SHORTEST_VECTOR or max(lengths) > LONGEST_VECTOR or abs(float(row @ column)) > 1e-2:
+            raise Refused("no_geometry", "orientation vectors are not orthonormal")
+        if max(abs(number) for number in frame.position) > 1e5 or min(frame.spacing) < 1e-3 or max(frame.spacing) > 100:
+            raise Refused("absurd_spacing")
+
+
+def normal(frame: Frame) -> np.ndarray:
+    """Unit vector across the slice, row x column (LPS)."""
+    across = np.cross(frame.orientation[:3], frame.orientation[3:])
+    return across / np.linalg.norm(across)
+
+
+def _depth(frame: Frame, across: np.ndarray) -> float:
+    return float(np.dot(frame.position, across))
+
+
+def _sort_key(frame: Frame) -> tuple:
+    """A total order that file names and InstanceNumber cannot disturb more than they must."""
+    return (
+        round(_depth(frame, normal(frame)), 3),
+        frame.times,
+        frame.instance_number,
+        frame.header.instance,
+        frame.number,
+        frame.header.relative,
+    )
+
+
+def _by_position(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames sorted by depth, those within 0.01 mm of each other together."""
+    across = normal(frames[0])
+    places: list[list[Frame]] = []
+    last = -np.inf
+    for frame in sorted(frames, key=lambda one: (_depth(one, across), _sort_key(one))):
+        depth = _depth(frame, across)
+        if depth - last > SAME_POSITION_MM:
+            places.append([])
+            last = depth
+        places[-1].append(frame)
+    return places
+
+
+def _without_copies(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[list[Frame], list[Dropped]]:
+    """Drop pixel-identical frames of one position; two different images with one instance UID are a conflict."""
+    kept: list[Frame] = []
+    dropped: list[Dropped] = []
+    for place in _by_position(frames):
+        if len(place) == 1:
+            kept.extend(place)
+            continue
+        seen: dict[bytes, Frame] = {}
+        names: dict[tuple[str, int], bytes] = {}
+        for frame in place:
+            value = digest(frame)
+            name = (frame.header.instance, frame.number)
+            if frame.header.instance and names.setdefault(name, value) != value:
+                raise Refused("conflicting_copies")
+            if value in seen:
+                dropped.append(Dropped(frame, "duplicate_slice"))
+            else:
+                seen[value] = frame
+        kept.extend(seen.values())
+    return kept, dropped
+
+
+def _one_per_position(frames: list[Frame]) -> list[list[Frame]]:
+    """Subsets with one frame per position each, told apart by time, acquisition or trigger; one subset if it is regular."""
+    if _is_single(frames) and _irregularity(frames) is None:
+        return [frames]
+    for index in range(len(frames[0].times)):
+        subsets = _split_by(frames, index)
+        if len(subsets) > 1 and all(_is_single(subset) and len(subset) > 1 and _irregularity(subset) is None for subset in subsets):
+            return subsets
+    if _is_single(frames):
+        return [frames]
+    by_rank = _split_by_rank(frames)
+    if by_rank is None:
+        raise Refused("ambiguous_positions", f"{len(frames)} slices at {len(_by_position(frames))} positions")
+    return by_rank
+
+
+def _is_single(frames: list[Frame]) -> bool:
+    return all(len(place) == 1 for place in _by_position(frames))
+
+
+def _split_by(frames: list[Frame], index: int) -> list[list[Frame]]:
+    values: dict[float, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        values[frame.times[index]].append(frame)
+    return [values[value] for value in sorted(values)]
+
+
+def _split_by_rank(frames: list[Frame]) -> list[list[Frame]] | None:
+    """The n-th frame of every position by InstanceNumber, where all positions have equally many and numbers differ."""
+    places = _by_position(frames)
+    counts = {len(place) for place in places}
+    numbers = [[frame.instance_number for frame in place] for place in places]
+    if len(counts) != 1 or any(len(set(found)) < len(found) for found in numbers):
+        return None
+    ranked = [sorted(place, key=lambda frame: frame.instance_number) for place in places]
+    return [[place[rank] for place in ranked] for rank in range(counts.pop())]
+
+
+def _place_key(frames: list[Frame]) -> tuple[int, ...]:
+    across = normal(frames[0])
+    return tuple(round(_depth(place[0], across) / 0.1) for place in _by_position(frames))
+
+
+def _positions(frames: list[Frame]) -> np.ndarray:
+    return np.array([place[0].position for place in _by_position(frames)], dtype=np.float64)
+
+
+def _irregularity(frames: list[Frame]) -> Refused | None:
+    """Why single-position frames are no regular stack; None where they are one (or one slice)."""
+    steps = np.diff(_positions(frames), axis=0)
+    if not len(steps):
+        return None
+    gaps = steps @ normal(frames[0])
+    usual = float(np.median(gaps))
+    off = np.abs(gaps - usual)
+    if off.max() > max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE * usual):
+        multiples = gaps / usual
+        whole = np.abs(multiples - np.rint(multiples)) * usual <= max(2 * SPACING_TOLERANCE_MM, 2 * SPACING_TOLERANCE * usual)
+        reason = "missing_slices" if whole.all() and multiples.min() > 0.5 else "variable_spacing"
+        return Refused(reason, f"{len(gaps) + 1} slices, steps {gaps.min():.3f} to {gaps.max():.3f} mm, usually {usual:.3f} mm")
+    sideways = steps - np.outer(gaps, normal(frames[0]))
+    shift = float(np.linalg.norm(sideways - sideways.mean(axis=0), axis=1).max())
+    if shift > CORNER_TOLERANCE_MM:
+        return Refused("shifted_slices", f"by up to {shift:.3f} mm")
+    return None
+
+
+def _stack(frames: list[Frame], time_index: int, flags: tuple[str, ...]) -> Stack:
+    """One regular stack with its affine, checked corner by corner. Raises Refused."""
+    ordered = [place[0] for place in _by_position(frames)]
+    if len(ordered) < 2:
+        raise Refused("single_slice")
+    problem = _irregularity(ordered)
+    if problem is not None:
+        raise problem
+    affine = affine_of(ordered)
+    self_check(ordered, affine)
+    first = ordered[0]
+    step = (np.array(ordered[-1].position) - np.array(first.position)) / (len(ordered) - 1)
+    shear = (float(step @ np.array(first.orientation[:3])), float(step @ np.array(first.orientation[3:])))
+    if max(abs(number) for number in shear) * (len(ordered) - 1) <= CORNER_TOLERANCE_MM:
+        shear = (0.0, 0.0)
+    return Stack(tuple(ordered), affine, time_index, flags, shear)
+
+
+def affine_of(frames: list[Frame]) -> np.ndarray:
+    """RAS+ affine of an array (columns, rows, slices) of ordered frames; a shear stays in its third column."""
+    first, last = frames[0], frames[-1]
+    row, column = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    affine = np.eye(4)
+    affine[:3, 0] = row / np.linalg.norm(row) * first.spacing[1]
+    affine[:3, 1] = column / np.linalg.norm(column) * first.spacing[0]
+    affine[:3, 2] = (np.array(last.position) - np.array(first.position)) / (len(frames) - 1)
+    affine[:3, 3] = first.position
+    return geometry.ras_from_lps(affine)
+
+
+def self_check(frames: list[Frame], affine: np.ndarray) -> None:
+    """Raise Refused unless each corner of each slice lies within 0.1 mm of where its own header puts it."""
+    worst = 0.0
+    for index, frame in enumerate(frames):
+        right, down = frame.header.pixels.columns - 1, frame.header.pixels.rows - 1
+        for x, y in ((0, 0), (right, 0), (0, down), (right, down)):
+            own = np.array(frame.position) + x * frame.spacing[1] * np.array(frame.orientation[:3])
+            own = own + y * frame.spacing[0] * np.array(frame.orientation[3:])
+            placed = affine @ np.array([x, y, index, 1.0])
+            worst = max(worst, float(np.linalg.norm(placed[:3] - own * (-1, -1, 1))))
+    if not worst <= CORNER_TOLERANCE_MM:
+        raise Refused("self_check", f"off by {worst:.3f} mm")

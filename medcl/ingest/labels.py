@@ -1,0 +1,112 @@
+"""Label tables and npz labels to one row per volume; columns that could identify someone are left out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from medcl.foundation.errors import UserError
+from medcl.ingest.records import Scan
+from medcl.ingest.tables import Table
+
+MOST_CLASSES = 32
+_MISSING = {"", "nan", "na", "n/a", "none", "null", "?"}
+_PRIVATE_WORDS = frozenset(
+    ["name", "names", "date", "birth", "dob", "id", "ids", "uid", "uri", "url", "doi", "file", "path", "address", "phone", "mail", "email", "location", "hospital", "institution", "physician", "doctor", "radiologist", "time", "license", "licence", "note", "notes", "text", "report", "comment", "comments", "mode", "orig", "original", "xywh", "scale", "offset", "width", "height"]
+)
+_PRIVATE_PARTS = re.compile(
+    r"name|birth|phone|address|hospital|physician|radiologist|instituti|uid|date$|^date|filepath|comment", re.IGNORECASE
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_LOOKS_PRIVATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|@|https?:|\d{6,}")
+
+Value = float | str
+
+
+def label_columns(table: Table, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The columns to keep: those chosen, else those that look like labels (few classes or numbers, nothing identifying)."""
+    if chosen is not None:
+        missing = [name for name in chosen if name not in table.columns]
+        if missing:
+            raise UserError(
+                f"{table.path}: has no column '{missing[0]}' (settings: label_columns); its columns are {', '.join(table.columns)}"
+            )
+        return chosen
+    taken = set(table.roles.values())
+    return tuple(name for name in table.columns if name and name not in taken and _looks_like_a_label(table, name))
+
+
+def _looks_like_a_label(table: Table, name: str) -> bool:
+    if _PRIVATE_PARTS.search(name) or _PRIVATE_WORDS & {word.lower() for word in _WORD.findall(name)}:
+        return False
+    values = [row[name] for row in table.rows if row[name].lower() not in _MISSING]
+    distinct = set(values)
+    if len(distinct) < 2 or any(_LOOKS_PRIVATE.search(value) or len(value) > 64 for value in distinct):
+        return False
+    if all(_as_number(value) is not None for value in distinct):
+        whole = all(float(value).is_integer() for value in distinct)
+        return not (whole and len(distinct) > 20 and len(distinct) == len(values))
+    return len(distinct) <= min(MOST_CLASSES, max(2, len(values) * 2 // 3))
+
+
+def join_labels(table: Table, scans: Sequence[Scan], columns: Sequence[str]) -> dict[int, dict[str, Value]]:
+    """Index of a scan -> its labels; joined by file, accession, study or patient.
+
+    Where several rows belong to one scan, a column counts only if they agree.
+    """
+    joined: dict[int, dict[str, Value]] = {}
+    for index, scan in enumerate(scans):
+        rows = table.rows_for_file(scan.source.paths[0], scan.identity.file) or table.rows_for(scan.identity)[1]
+        values: dict[str, Value] = {}
+        for name in columns:
+            found = {table.rows[row][name] for row in rows if table.rows[row][name].lower() not in _MISSING}
+            if len(found) == 1:
+                values[name] = found.pop()
+        if values:
+            joined[index] = values
+    return _numbers_where_all_are(joined, columns)
+
+
+def npz_labels(scans: Sequence[Scan], name: str) -> dict[int, dict[str, Value]]:
+    """Labels that came with the item: `name`, or `name_0`, `name_1`, ... where there are several."""
+    joined: dict[int, dict[str, Value]] = {}
+    for index, scan in enumerate(scans):
+        label = scan.facts.label
+        if len(label) == 1:
+            joined[index] = {name: label[0]}
+        elif label:
+            joined[index] = {f"{name}_{place}": value for place, value in enumerate(label)}
+    return joined
+
+
+def merged(*parts: dict[int, dict[str, Value]]) -> dict[int, dict[str, Value]]:
+    """Rows of several sources, later ones over earlier ones."""
+    result: dict[int, dict[str, Value]] = defaultdict(dict)
+    for part in parts:
+        for index, values in part.items():
+            result[index].update(values)
+    return dict(result)
+
+
+def _numbers_where_all_are(joined: dict[int, dict[str, Value]], columns: Sequence[str]) -> dict[int, dict[str, Value]]:
+    for name in columns:
+        values = [row[name] for row in joined.values() if name in row]
+        numbers = [_as_number(str(value)) for value in values]
+        if values and all(number is not None for number in numbers):
+            for row in joined.values():
+                if name in row:
+                    row[name] = float(row[name])
+    return joined
+
+
+def _as_number(text: str) -> float | None:
+    lower = text.lower()
+    if lower in ("true", "false"):
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,109 @@
+"""The tables of a DATA folder: which columns they have, what each means, and nothing else gets in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+MANIFEST = "manifest.parquet"
+LEDGER = "ledger.parquet"
+REPORTS = "reports.parquet"
+LABELS = "labels.parquet"
+SOURCES = "private/sources.parquet"
+
+# column -> (type, meaning). `text[]` and friends are lists.
+MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
+    "volume_id": ("text", "keyed hash; what every other table points to"),
+    "patient_key": ("text", "keyed hash of the patient; splits and draws are made by it"),
+    "study_key": ("text", "keyed hash of the study"),
+    "series_key": ("text", "keyed hash of the series; volumes of one time series share it"),
+    "modality": ("text", "ct, mr, pet, xray, mammography, ultrasound, shape, ... or unknown"),
+    "kind": ("text", "volume or picture (z = 1)"),
+    "shape": ("integer[]", "voxels along x, y, z of the array as read"),
+    "spacing_mm": ("number[]", "distance between neighbouring voxels along x, y, z; 1 where a picture does not say"),
+    "orientation": ("text", "directions in which the array axes grow, e.g. RAS"),
+    "units": ("text", "HU, SUV, arbitrary or display"),
+    "body_part": ("text", "from a closed vocabulary, empty where unknown"),
+    "sequence": ("text", "acquisition numbers as a JSON object: repetition_time_ms, echo_time_ms, kvp, ..."),
+    "time_index": ("integer", "place in a time series, 0 where there is none"),
+    "age_years": ("number", "capped at 89; missing where unknown"),
+    "sex": ("text", "F, M, O or empty"),
+    "report_id": ("text", "the paired report in reports.parquet, or empty"),
+    "split": ("text", "train, val or test; by patient"),
+    "pixel_hash": ("text", "hash of shape and values in RAS order; not keyed, so that leaks between data sets can be found"),
+    "duplicate_group": ("integer", "volumes with one number above 0 have identical pixels"),
+    "flags": ("text[]", "doubts for a person to review, stable codes"),
+}
+LEDGER_COLUMNS: dict[str, tuple[str, str]] = {
+    "file_key": ("text", "keyed hash of the file's path inside its source"),
+    "status": ("text", "used, skipped or refused"),
+    "reason": ("text", "stable code, see medcl.ingest.ledger.REASONS"),
+    "detail": ("text", "numbers that explain the reason; never a value of the file's text"),
+    "volume_id": ("text", "the volume it went into (the first, where it holds several), or empty"),
+}
+REPORT_COLUMNS: dict[str, tuple[str, str]] = {
+    "report_id": ("text", "keyed hash"),
+    "study_key": ("text", "keyed hash of the study (of the patient or file, where the table names no study)"),
+    "text": ("text", "the whole report, scrubbed"),
+    "findings": ("text", "its Findings section, or empty"),
+    "impression": ("text", "its Impression section, or empty"),
+    "language": ("text", "en, de, fr, es or empty"),
+    "flags": ("text[]", "doubts and what was scrubbed, stable codes"),
+}
+SOURCE_COLUMNS: dict[str, tuple[str, str]] = {
+    "item_id": ("text", "a volume_id or a mask_id"),
+    "reader": ("text", "which reader made it"),
+    "paths": ("text[]", "files it is made of"),
+    "detail": ("text", "JSON for the reader"),
+    "pixel_hash": ("text", "what must come out again"),
+}
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> pa.Table:
+    """A typed table of exactly these columns. Raises KeyError for an unknown or missing one: the schema is closed."""
+    import pyarrow as pa
+
+    rows = list(rows)
+    for row in rows:
+        if row.keys() != columns.keys():
+            raise KeyError(f"columns {sorted(row.keys() ^ columns.keys())} do not fit the schema")
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(columns))
+
+
+def write_table(path: Path, content: pa.Table) -> None:
+    """Write parquet, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    write_whole(path, lambda partial: pq.write_table(content, partial))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read parquet into pandas. Raises UserError where the file is missing."""
+    import pandas as pd
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: missing; the folder is damaged, run `medcl ingest` again")
+    frame = pd.read_parquet(path)
+    for name in ("shape", "spacing_mm", "flags", "paths"):
+        if name in frame.columns:
+            frame[name] = [tuple(value) for value in frame[name]]
+    return frame
+
+
+def _schema(columns: Mapping[str, tuple[str, str]]) -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"text": pa.string(), "integer": pa.int64(), "number": pa.float64()}
+    fields = []
+    for name, (kind, meaning) in columns.items():
+        base = kinds[kind.removesuffix("[]")]
+        fields.append(pa.field(name, pa.list_(base) if kind.endswith("[]") else base, metadata={"meaning": meaning}))
+    return pa.schema(fields)

@@ -1,0 +1,86 @@
+"""PNG, JPEG and TIFF pictures to grey pictures, 8 or 16 bit."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from medcl.foundation.types import Volume
+from medcl.ingest.hints import Hint
+from medcl.ingest.ledger import Refused
+from medcl.ingest.records import Facts, Identity, Scan, Source, describe
+from medcl.ingest.settings import IngestConfig
+
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+
+
+def read_scan(path: str, relative: str, hint: Hint, config: IngestConfig) -> Scan:
+    """One picture, kind `picture`, units display. The modality is the hint's, else `xray` (flagged as assumed)."""
+    array, flags = read_grey(path, config.budget_bytes)
+    modality = hint.modality or "xray"
+    flags = flags if hint.modality else (*flags, "modality_assumed")
+    identity = Identity(hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=relative)
+    facts = Facts(age_years=hint.age_years, sex=hint.sex, split=hint.split, flags=flags)
+    units = config.units or "display"
+    volume = Volume(array, np.eye(4), modality, units, "picture")
+    return describe(volume, identity, Source("picture", (path,), {"modality": modality, "units": units}), facts)
+
+
+def read_again(source: Source, config: IngestConfig) -> Volume:
+    """The picture that `source` describes."""
+    array, _ = read_grey(source.paths[0], config.budget_bytes)
+    return Volume(array, np.eye(4), source.detail["modality"], source.detail["units"], "picture")
+
+
+def read_grey(path: str, budget: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(columns, rows, 1) grey values and flags. Raises Refused."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
+                if image.width * image.height * 4 > budget:
+                    raise Refused("too_large", f"{image.width} x {image.height}")
+                return _grey(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise Refused("unreadable") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise Refused("truncated", type(error).__name__) from None
+
+
+def _grey(image) -> tuple[np.ndarray, tuple[str, ...]]:
+    from PIL import ImageOps
+
+    flags: list[str] = []
+    if getattr(image, "n_frames", 1) > 1:
+        flags.append("first_of_several_pages")
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode not in _GREY_MODES:
+        colour = np.asarray(turned.convert("RGB"))
+        if np.any(np.ptp(colour.astype(np.int16), axis=2) > 8):
+            flags.append("colour_to_grey")
+        values = np.rint(colour.astype(np.float32) @ LUMINANCE).astype(np.uint8)
+    else:
+        values = np.asarray(turned)
+    values = _plain(values)
+    if min(values.shape) < 8:
+        raise Refused("dimensions", f"{values.shape[1]} x {values.shape[0]}")
+    if values.max() == values.min():
+        raise Refused("blank")
+    return np.ascontiguousarray(values.T)[:, :, None], tuple(flags)
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """uint8, uint16 or float32, whatever PIL gave."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise Refused("not_finite")
+        return values.astype(np.float32)
+    if values.dtype.itemsize == 4:
+        return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
+    return values.astype(values.dtype.newbyteorder("="))

@@ -1,0 +1,129 @@
+"""Which reader reads what: units of work that end in scans and a fate for every file, whatever the files hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from medcl.foundation.errors import UserError
+from medcl.foundation.types import Volume
+from medcl.ingest.duplicates import pixel_hash
+from medcl.ingest.hints import Hint
+from medcl.ingest.ledger import Fate, Refused
+from medcl.ingest.masks import Mask
+from medcl.ingest.records import Outcome, Scan, Source
+from medcl.ingest.settings import IngestConfig
+from medcl.ingest.sources import Met
+
+if TYPE_CHECKING:
+    from medcl.ingest.dicom_header import Frame
+
+DICOM_GROUP, DICOM_PICTURE, NIFTI, MASK, PICTURE, NPZ = "dicom_group", "dicom_picture", "nifti", "mask", "picture", "npz"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one process reads in one go: a group of DICOM frames, or one file of another kind."""
+
+    reader: str
+    files: tuple[Met, ...]
+    frames: tuple[Frame, ...] = ()
+    hint: Hint = Hint()
+
+
+@dataclass
+class UnitResult:
+    """Scans, fates and (of a mask) its grid."""
+
+    outcome: Outcome
+    mask: Mask | None = None
+
+
+def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> UnitResult:
+    """Read one unit. Never raises: what goes wrong becomes the fate of its files."""
+    try:
+        result = _mask(unit, config) if unit.reader == MASK else UnitResult(_scans(unit, config, keep_voxels))
+    except Refused as refusal:
+        return refused(unit, refusal.reason, refusal.detail)
+    except PermissionError:
+        return refused(unit, "no_permission")
+    except MemoryError:
+        return refused(unit, "too_large", "out of memory")
+    except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
+        return refused(unit, "internal", type(error).__name__)
+    if not keep_voxels:
+        result.outcome.scans = [scan.without_voxels() for scan in result.outcome.scans]
+    return result
+
+
+def refused(unit: Unit, reason: str, detail: str = "") -> UnitResult:
+    """The same fate for all files of a unit."""
+    return UnitResult(Outcome(fates=[Fate(met.path, reason, detail) for met in unit.files]))
+
+
+def read_again(source: Source, config: IngestConfig) -> Volume:
+    """The volume, picture or mask that a row of private/sources.parquet describes. Raises Refused."""
+    if source.reader == "nifti":
+        from medcl.ingest import nifti
+
+        return nifti.read_again(source, config)
+    if source.reader == "mask":
+        from medcl.ingest import nifti
+
+        return nifti.read_mask(source.paths[0], config)
+    if source.reader == "dicom":
+        from medcl.ingest import dicom
+
+        return dicom.read_again(source, config)
+    if source.reader == "picture":
+        from medcl.ingest import picture
+
+        return picture.read_again(source, config)
+    if source.reader == "medmnist":
+        from medcl.ingest import medmnist
+
+        return medmnist.read_again(source, config)
+    raise UserError(f"unknown reader '{source.reader}'; the folder was written by another version, run `medcl ingest` again")
+
+
+def _mask(unit: Unit, config: IngestConfig) -> UnitResult:
+    from medcl.ingest import nifti
+
+    met = unit.files[0]
+    volume = nifti.read_mask(met.path, config)
+    return UnitResult(Outcome(), Mask(met.path, met.relative, volume.array.shape, volume.affine, pixel_hash(volume)))
+
+
+def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
+    if unit.reader == DICOM_GROUP:
+        from medcl.ingest import dicom
+
+        return dicom.read_group(list(unit.frames), config)
+    met = unit.files[0]
+    outcome = Outcome()
+    for scan in _reader_of(unit, config)():
+        outcome.scans.append(scan if keep_voxels else scan.without_voxels())
+    detail = f"{len(outcome.scans)} volumes" if len(outcome.scans) > 1 else ""
+    outcome.fates = [Fate(met.path, "ok", detail, volume=outcome.scans[0].identity.volume if outcome.scans else "")]
+    return outcome
+
+
+def _reader_of(unit: Unit, config: IngestConfig) -> Callable[[], Iterator[Scan]]:
+    met = unit.files[0]
+    hint = unit.hint if unit.hint.modality else replace(unit.hint, modality=config.modality or "")
+    if unit.reader == NIFTI:
+        from medcl.ingest import nifti
+
+        return lambda: nifti.read_scans(met.path, met.relative, hint, config)
+    if unit.reader == NPZ:
+        from medcl.ingest import medmnist
+
+        return lambda: medmnist.read_scans(met.path, met.relative, hint, config)
+    if unit.reader == PICTURE:
+        from medcl.ingest import picture
+
+        return lambda: iter([picture.read_scan(met.path, met.relative, hint, config)])
+    from medcl.ingest import dicom
+
+    return lambda: dicom.read_pictures(list(unit.frames), config)

@@ -1,0 +1,129 @@
+"""What readers hand to the manifest: one record per volume, its private identity kept apart from its facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from medcl.foundation import geometry
+from medcl.foundation.types import Volume
+from medcl.ingest.duplicates import pixel_hash
+from medcl.ingest.ledger import Fate
+
+MODALITIES = {
+    "CT": "ct", "MR": "mr", "PT": "pet", "PET": "pet", "NM": "nm", "CR": "xray", "DX": "xray", "RG": "xray", "XR": "xray",
+    "MG": "mammography", "US": "ultrasound", "IVUS": "ultrasound", "XA": "angiography", "RF": "fluoroscopy", "MRI": "mr",
+}  # fmt: skip
+VALUE_FLAGS_SAMPLE = 200_000
+
+
+def modality_name(text: str) -> str:
+    """medcl's lower-case name of a modality given as a DICOM code or in words; unknown words stay, lower-case."""
+    return MODALITIES.get(text.strip().upper(), text.strip().lower())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who and what a scan is, in the hospital's own words. Only its keyed hashes leave ingest.
+
+    file: path relative to its source. stack: what the volumes of one time series share. names: words of the header to
+    scrub from the report.
+    """
+
+    patient: str
+    study: str = ""
+    series: str = ""
+    accession: str = ""
+    file: str = ""
+    stack: str = ""
+    volume: str = ""
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to read a volume again: kept in private/. detail: JSON-able."""
+
+    reader: str
+    paths: tuple[str, ...]
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the header says that may leave: numbers and words of closed vocabularies."""
+
+    body_part: str = ""
+    sequence: dict[str, float] = field(default_factory=dict)
+    time_index: int = 0
+    age_years: float | None = None
+    sex: str = ""
+    split: str = ""
+    label: tuple[float, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One volume as read: where it came from, what it is, and (while in memory) the voxels."""
+
+    identity: Identity
+    source: Source
+    facts: Facts
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    modality: str
+    units: str
+    kind: str
+    pixel_hash: str
+    volume: Volume | None = None
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        return geometry.spacing_mm(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        return geometry.orientation(self.affine)
+
+    def without_voxels(self) -> Scan:
+        """The record alone, small enough to pass between processes."""
+        return replace(self, volume=None)
+
+
+@dataclass
+class Outcome:
+    """What one unit of work (a stack, a file) came to."""
+
+    scans: list[Scan] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+
+
+def describe(volume: Volume, identity: Identity, source: Source, facts: Facts) -> Scan:
+    """Make the record of a volume, with its pixel hash and the flags that its values raise."""
+    shape = (int(volume.array.shape[0]), int(volume.array.shape[1]), int(volume.array.shape[2]))
+    flags = tuple(sorted({*facts.flags, *value_flags(volume)}))
+    digest = pixel_hash(volume)
+    return Scan(
+        identity, source, replace(facts, flags=flags), shape, volume.affine, volume.modality, volume.units, volume.kind, digest, volume
+    )
+
+
+def value_flags(volume: Volume) -> set[str]:
+    """Doubts that the values themselves raise, on at most 200,000 of them.
+
+    `air_missing`: CT in HU without anything below -200. `below_air`: more than 1% under -1500 HU, as a double rescale
+    or padding leaves. `looks_like_labels`: at most 16 different whole numbers.
+    """
+    step = max(1, volume.array.size // VALUE_FLAGS_SAMPLE)
+    values = np.ravel(volume.array, order="K")[::step]
+    flags = set()
+    if volume.units == "HU" and values.min() > -200:
+        flags.add("air_missing")
+    if volume.units == "HU" and float(np.mean(values < -1500)) > 0.01:
+        flags.add("below_air")
+    if volume.kind == "volume" and len(np.unique(values[:20_000])) <= 16 and len(np.unique(values)) <= 16:
+        flags.add("looks_like_labels")
+    return flags

@@ -1,0 +1,56 @@
+"""Train, val and test by patient: deterministic, stratified, and blind to file names and keys."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from medcl.foundation.randomness import generator
+from medcl.ingest.settings import SplitConfig
+
+
+def split_patients(patients: Sequence[str], hashes: Sequence[str], strata: Sequence[str], config: SplitConfig) -> list[str]:
+    """One of train, val, test for every item; items of one patient, or with equal pixels, always go together.
+
+    patients, hashes (pixel hashes), strata: one entry per item. The draw depends on the pixels and the seed alone, not
+    on names, order or the hash key. Every stratum is dealt out by the same shares.
+    """
+    people = _together(patients, hashes)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, person in enumerate(people):
+        members[person].append(index)
+    by_stratum: dict[str, list[int]] = defaultdict(list)
+    for person in sorted(members, key=lambda one: min(hashes[index] for index in members[one])):
+        by_stratum[max(strata[index] for index in members[person])].append(person)
+    result = [""] * len(patients)
+    for stratum in sorted(by_stratum):
+        order = generator(config.seed, f"split {stratum}").permutation(len(by_stratum[stratum]))
+        for rank, place in enumerate(order):
+            part = _part((rank + 0.5) / len(order), config)
+            for index in members[by_stratum[stratum][int(place)]]:
+                result[index] = part
+    return result
+
+
+def _part(position: float, config: SplitConfig) -> str:
+    if position < config.test:
+        return "test"
+    return "val" if position < config.test + config.val else "train"
+
+
+def _together(patients: Sequence[str], hashes: Sequence[str]) -> list[int]:
+    """Number of the connected group of every item: linked by patient or by equal pixels."""
+    parent = list(range(len(patients)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[str, str], int] = {}
+    for index, (patient, value) in enumerate(zip(patients, hashes, strict=True)):
+        for link in (("patient", patient), ("pixels", value)):
+            other = first.setdefault(link, index)
+            parent[root(index)] = root(other)
+    return [root(index) for index in range(len(patients))]

@@ -1,0 +1,200 @@
+"""The reports and labels CSV: which column is which, and which row belongs to which file, study or patient."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medcl.foundation.errors import UserError
+from medcl.ingest.hints import Hint, stem_of
+from medcl.ingest.records import Identity, modality_name
+from medcl.ingest.settings import Columns
+
+_LARGEST_TABLE = 2**30
+# Looked for in this order, without regard to case, spaces, dashes and underscores.
+_USUAL = {
+    "file": ("file", "filename", "filepath", "path", "image", "imagefile", "imagepath", "imagename", "volumename", "dicompath"),
+    "patient": ("patientid", "patient", "subjectid", "subject", "participantid", "pid", "mrn", "patientidentifier", "caseid"),
+    "study": ("studyinstanceuid", "studyuid", "studyid", "study", "examid"),
+    "accession": ("accessionnumber", "accession", "accessionno", "accno"),
+    "text": ("report", "reporttext", "text", "fulltext", "reportcontent", "clinicalnotes", "note", "notes", "narrative"),
+    "findings": ("findings", "findingstext", "findingsen"),
+    "impression": ("impression", "impressions", "conclusion", "impressiontext", "impressionsen"),
+    "split": ("split", "subset", "partition"),
+    "modality": ("modality",),
+    "sex": ("sex", "gender", "patientsex"),
+    "age": ("age", "ageyears", "patientage"),
+}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV as text cells. roles: role (file, patient, ...) -> column; the other columns may be labels."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+    roles: dict[str, str]
+    _by_file: dict[str, list[int]] = field(default_factory=dict, repr=False)
+
+    def cell(self, row: int, role: str) -> str:
+        """A cell by role; empty where the table has no such column."""
+        column = self.roles.get(role)
+        return self.rows[row][column] if column else ""
+
+    def hint(self, row: int) -> Hint:
+        """What a row says about its file."""
+        age = _number(self.cell(row, "age"))
+        return Hint(
+            patient=self.cell(row, "patient"),
+            study=self.cell(row, "study"),
+            modality=modality_name(self.cell(row, "modality")),
+            split=_SPLITS.get(self.cell(row, "split").lower(), ""),
+            sex=_sex(self.cell(row, "sex")),
+            age_years=age,
+        )
+
+    def rows_for_file(self, path: str, relative: str) -> list[int]:
+        """Rows whose file column names this file: by place, else by relative path, name or stem where that is unique."""
+        if "file" not in self.roles:
+            return []
+        index = self._file_index()
+        full = os.path.realpath(path)
+        for key in (f"real:{full}", f"name:{_slashes(relative)}", f"name:{os.path.basename(path)}", f"stem:{stem_of(path)}"):
+            if key in index:
+                return index[key]
+        return []
+
+    def rows_for(self, identity: Identity) -> tuple[str, list[int]]:
+        """Rows for a scan that no file column names, by the closest role that matches: accession, study, then patient."""
+        for role in ("accession", "study", "patient"):
+            value = getattr(identity, role)
+            if role in self.roles and value:
+                found = self._role_index(role).get(value, [])
+                if found:
+                    return role, found
+        return "", []
+
+    def _role_index(self, role: str) -> dict[str, list[int]]:
+        key = f"role:{role}"
+        if key not in self._by_file:
+            index: dict[str, list[int]] = {}
+            for row in range(len(self.rows)):
+                for value in _spellings(role, self.cell(row, role)):
+                    index.setdefault(value, []).append(row)
+            self._by_file[key] = index  # type: ignore[assignment]
+        return self._by_file[key]  # type: ignore[return-value]
+
+    def _file_index(self) -> dict[str, list[int]]:
+        if "file" not in self._by_file:
+            index: dict[str, list[int]] = {}
+            for row in range(len(self.rows)):
+                for key in self._file_keys(self.cell(row, "file")):
+                    index.setdefault(key, []).append(row)
+            self._by_file["file"] = index  # type: ignore[assignment]
+        return self._by_file["file"]  # type: ignore[return-value]
+
+    def _file_keys(self, value: str) -> Iterable[str]:
+        if not value:
+            return ()
+        real = os.path.realpath(self.path.parent / value)
+        if os.path.exists(real):
+            # A file of the same name elsewhere is another file.
+            return (f"real:{real}",)
+        return dict.fromkeys(
+            [f"real:{real}", f"name:{_slashes(value)}", f"name:{os.path.basename(_slashes(value))}", f"stem:{stem_of(_slashes(value))}"]
+        )
+
+
+def read_csv(path: str | Path, columns: Columns, needs: tuple[str, ...], setting: str) -> Table:
+    """Read a CSV (comma, semicolon or tab; UTF-8 or Latin-1). `needs`: roles of which it must have one.
+
+    Raises UserError where the file is missing, is no table, or none of the needed columns is there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (given as {setting})")
+    if path.stat().st_size > _LARGEST_TABLE:
+        raise UserError(f"{path}: larger than 1 GiB; split it")
+    names, rows = _parse(path)
+    roles = _roles(names, columns, path)
+    if not any(role in roles for role in needs):
+        raise UserError(
+            f"{path}: no column for {' or '.join(needs)} among {', '.join(names) or '(no columns)'}; "
+            f"name it in the settings, for example `columns: {{{needs[0]}: {names[0] if names else 'NAME'}}}`"
+        )
+    return Table(path, names, rows, roles)
+
+
+def _parse(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise UserError(f"{path}: not a CSV (it holds zero bytes); export the sheet as CSV")
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(line)]
+    except csv.Error:
+        raise UserError(f"{path}: not readable as CSV") from None
+    if not lines:
+        raise UserError(f"{path}: the table is empty")
+    names = tuple(name.strip() for name in lines[0])
+    rows = tuple({name: (line[at].strip() if at < len(line) else "") for at, name in enumerate(names)} for line in lines[1:])
+    return names, rows
+
+
+def _roles(names: tuple[str, ...], columns: Columns, path: Path) -> dict[str, str]:
+    plain = {_plain(name): name for name in reversed(names)}
+    roles: dict[str, str] = {}
+    for role, usual in _USUAL.items():
+        named = getattr(columns, role)
+        if named is not None and named not in names:
+            raise UserError(f"{path}: has no column '{named}' (settings: columns.{role}); its columns are {', '.join(names)}")
+        found = named or next((plain[name] for name in usual if name in plain), None)
+        if found:
+            roles[role] = found
+    return roles
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _slashes(path: str) -> str:
+    return os.path.normpath(path.replace("\\", "/"))
+
+
+def _spellings(role: str, value: str) -> tuple[str, ...]:
+    """A patient `01` of the table is also BIDS' `sub-01`."""
+    if not value:
+        return ()
+    return (value, f"sub-{value}") if role == "patient" and not value.startswith("sub-") else (value,)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.rstrip("Yy "))
+    except ValueError:
+        return None
+
+
+def _sex(text: str) -> str:
+    return {"f": "F", "female": "F", "w": "F", "m": "M", "male": "M", "o": "O", "other": "O"}.get(text.lower(), "")
