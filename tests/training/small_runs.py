@@ -1,0 +1,113 @@
+"""A made store, views and methods so small that a training run takes a second; also a program that trains one (for kill -9)."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medcl.encoders import ResNetConfig, build_seeded, tokenizer
+from medcl.foundation.config import Settings
+from medcl.foundation.randomness import generator
+from medcl.loading import Batches, ReportTexts
+from medcl.methods import Method, MethodConfig
+from medcl.training import TrainingConfig, train
+from medcl.training.checkpoint import TENSORS
+from medcl.training.loop import TrainResult
+
+SIDE = 16
+WORDS = ["nodule", "effusion", "clear", "enlarged", "fracture", "device", "opacity", "oedema"]
+# What only a run of a few steps needs.
+SHORT = {
+    "moco": {"queue_size": 32, "momentum": 0.9},
+    "convirt": {"text": {"vocab_size": 400, "length": 16, "width": 16, "layers": 1, "heads": 2}},
+}
+METHODS: dict[str, type[Settings]] = {
+    typing.get_args(cls.model_fields["name"].annotation)[0]: cls for cls in typing.get_args(typing.get_args(MethodConfig)[0])
+}
+
+
+class MadeStore:
+    """Pictures (x, y, 1): each item has a smooth pattern of its own."""
+
+    def __init__(self, num_items: int = 8, items_per_patient: int = 1) -> None:
+        self.index = pd.DataFrame(
+            {
+                "volume_id": [f"v{row}" for row in range(num_items)],
+                "patient": np.arange(num_items) // items_per_patient,
+                "report_id": [f"r{row}" for row in range(num_items)],
+            }
+        )
+        self.reports = pd.DataFrame(
+            {
+                "report_id": [f"r{row}" for row in range(num_items)],
+                "text": [f"There is {WORDS[row % 8]} number {row}. The {WORDS[row % 8]} is seen." for row in range(num_items)],
+            }
+        )
+        coarse = [generator(0, "pattern", item=row).normal(size=(5, 5)) for row in range(num_items)]
+        self.pictures = [np.kron(pattern, np.ones((4, 4))).astype(np.float32)[..., None] for pattern in coarse]
+
+    def shape(self, row: int) -> tuple[int, int, int]:
+        return self.pictures[row].shape  # type: ignore[return-value]
+
+    def affine(self, row: int) -> np.ndarray:
+        return np.eye(4)
+
+
+class MadeMaker:
+    """Views: a shifted window plus noise, a pure function of the key."""
+
+    def __init__(self, size: tuple[int, ...] = (SIDE, SIDE)) -> None:
+        self.config = SimpleNamespace(size=size)
+
+    def draw(self, shape: Any, affine: Any, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
+        seed, step, item = key
+        return [generator(seed, "view", step, item, view) for view in range(num_views)]
+
+    def render(self, store: MadeStore, row: int, parameters: np.random.Generator, out: np.ndarray) -> np.ndarray:
+        x, y = parameters.integers(0, 5, size=2)
+        out[...] = store.pictures[row][x : x + SIDE, y : y + SIDE] + parameters.normal(0, 0.1, size=out.shape)
+        return out
+
+
+def made_method(name: str, **settings: Any) -> Method:
+    config = METHODS[name](**{**SHORT.get(name, {}), **settings})
+    encoder = build_seeded(ResNetConfig(depth=10, spatial_dims=2, width=8, stem_kernel=3, stem_stride=1), seed=0)
+    return build_seeded(config, encoder, seed=0)
+
+
+def made_batches(
+    method: Any, num_items: int = 8, world_batch: int = 8, workers: int = 2, seed: int = 0, items_per_patient: int = 1, **more: Any
+) -> Batches:
+    store = MadeStore(num_items, items_per_patient)
+    texts = None
+    if method.uses_text:
+        words = tokenizer.train(store.reports["text"], 400)
+        texts = ReportTexts(list(store.reports["text"]), words, 16)
+    return Batches(store, MadeMaker(), num_views=method.num_views, world_batch=world_batch, seed=seed, workers=workers, texts=texts, **more)
+
+
+def made_config(**settings: Any) -> TrainingConfig:
+    few = {"num_steps": 12, "world_batch": 8, "checkpoint_every": 4, "log_every": 1, "schedule": {"warmup_steps": 2}}
+    return TrainingConfig(**{**few, **settings})
+
+
+def run(name: str, folder: Path | None, watchers: Any = (), config: TrainingConfig | None = None, **more: Any) -> TrainResult:
+    config = config or made_config()
+    method = made_method(name)
+    return train(method, made_batches(method, 10), config, folder=folder, watchers=watchers, **more)
+
+
+def final_bytes(folder: Path, step: int) -> bytes:
+    return (folder / "checkpoints" / f"step-{step}" / TENSORS).read_bytes()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(sys.argv[1], Path(sys.argv[2]), config=made_config(num_steps=int(sys.argv[3])))

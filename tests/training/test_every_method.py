@@ -1,0 +1,243 @@
+"""What must hold for every method of the union, also those that another package adds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small_runs import METHODS, final_bytes, made_batches, made_config, made_method, run
+
+from medcl.foundation.errors import Stopped
+from medcl.foundation.types import Batch
+from medcl.methods import Method
+from medcl.training import train
+from medcl.training.grad_cache import Stepped, backward_in_pieces
+from medcl.training.launch import Place
+from medcl.training.watchers import CollapseWatch, Moment
+
+every_method = pytest.mark.parametrize("name", sorted(METHODS))
+NUM_STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _warmed(name: str) -> tuple[Method, Batch]:
+    """A method whose queue and the like already hold something, and a batch with two scans of some patients."""
+    method = made_method(name)
+    batches = made_batches(method, num_items=24, items_per_patient=2)
+    with torch.no_grad():
+        for step in range(2):
+            method.after_step(method(batches.at(step), 0.0), 0.0)
+    return method, batches.at(2)
+
+
+def _gradients(method: Method) -> dict[str, torch.Tensor]:
+    return {key: value.grad.clone() for key, value in method.named_parameters() if value.grad is not None}
+
+
+def _close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys() and wanted
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    assert largest > 0
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-5 * largest, msg=key)
+
+
+@every_method
+def test_a_row_depends_on_its_own_item_only(name: str) -> None:
+    method, batch = _warmed(name)
+    others = batch.rows(1, len(batch))
+    disturbed = replace(others, views=tuple(view * -3 + 1 for view in others.views))
+    joined = replace(batch, views=tuple(torch.cat([view[:1], noise]) for view, noise in zip(batch.views, disturbed.views, strict=True)))
+    with torch.no_grad():
+        plain, changed = method.encode(batch, 0.0), method.encode(joined, 0.0)
+    for first, second in zip(plain, changed, strict=True):
+        assert len(first) == len(batch)
+        torch.testing.assert_close(first[:1], second[:1], rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(first[1:], second[1:]) for first, second in zip(plain, changed, strict=True))
+
+
+@every_method
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_pieces_are_the_whole(name: str, pieces: int) -> None:
+    method, batch = _warmed(name)
+    whole = method(batch, 0.5)
+    whole.loss.backward()
+    wanted = _gradients(method)
+    method.zero_grad()
+    output = backward_in_pieces(Stepped(method), method, batch, pieces, 0.5)
+    torch.testing.assert_close(output.loss, whole.loss)
+    _close(_gradients(method), wanted)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _two_processes(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    place = Place(torch.device("cpu"), rank, 2)
+    for name in METHODS:
+        for pieces in (1, 2):
+            method, batch = _warmed_alone(name)
+            half = len(batch) // 2
+            engine = place.spread(Stepped(method))
+            part = batch.rows(rank * half, (rank + 1) * half)
+            if pieces == 1:
+                output = engine(part, 0.5)
+                output.loss.backward()
+            else:
+                output = backward_in_pieces(engine, method, part, pieces, 0.5)
+            with torch.no_grad():
+                method.after_step(output, 0.5)
+            state = {key: value.clone() for key, value in method.state_dict().items()}
+            torch.save({"loss": output.loss.detach(), "grad": _gradients(method), "state": state}, f"{folder}/{name}-{pieces}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _warmed_alone(name: str) -> tuple[Method, Batch]:
+    """The same method and whole batch on every process, made as if there were one."""
+    torch.manual_seed(0)
+    method = made_method(name)
+    items, patients = torch.arange(8), torch.arange(8) // 2
+    generator = torch.Generator().manual_seed(1)
+    views = tuple(torch.randn(8, 1, 16, 16, generator=generator) for _ in range(method.num_views))
+    text = None
+    if method.uses_text:
+        from medcl.foundation.types import Text
+
+        text = Text(torch.randint(3, 300, (8, 16), generator=generator), torch.ones(8, 16, dtype=torch.bool))
+    batch = Batch(views, items, patients, text)
+    if name == "moco":
+        keys = torch.nn.functional.normalize(torch.randn(20, method.config.projection_dim, generator=generator), dim=1)
+        method.queue.push(keys, torch.arange(20))
+    return method, batch
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    mp.spawn(_two_processes, args=(_free_port(), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    for name in METHODS:
+        method, batch = _warmed_alone(name)
+        output = method(batch, 0.5)
+        output.loss.backward()
+        wanted = _gradients(method)
+        with torch.no_grad():
+            method.after_step(output, 0.5)
+        for pieces in (1, 2):
+            for rank in (0, 1):
+                found = torch.load(tmp_path / f"{name}-{pieces}-{rank}.pt")
+                torch.testing.assert_close(found["loss"], output.loss.detach())
+                _close(found["grad"], wanted)
+                for key, value in method.state_dict().items():
+                    torch.testing.assert_close(found["state"][key], value, rtol=1e-5, atol=1e-6)
+
+
+class _StopAt:
+    """Asks for a stop as SLURM does."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.state = step, {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        if moment.step == self.step:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@every_method
+def test_a_stopped_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    config = made_config(num_steps=NUM_STEPS)
+    run(name, tmp_path / "whole", config=config)
+    with pytest.raises(Stopped, match="SIGUSR1 after step 3"):
+        run(name, tmp_path / "cut", [_StopAt(3)], config)
+    with pytest.raises(Stopped, match="after step 6"):
+        run(name, tmp_path / "cut", [_StopAt(6)], made_config(num_steps=NUM_STEPS, workers=0))
+    result = run(name, tmp_path / "cut", config=made_config(num_steps=NUM_STEPS, workers=3))
+    assert result.steps == NUM_STEPS
+    assert final_bytes(tmp_path / "cut", NUM_STEPS) == final_bytes(tmp_path / "whole", NUM_STEPS)
+
+
+KILLED = [name if name == "moco" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(METHODS)]
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    steps = 60
+    run(name, tmp_path / "whole", config=made_config(num_steps=steps))
+    command = [sys.executable, str(Path(__file__).with_name("small_runs.py")), name, str(tmp_path / "killed"), str(steps)]
+    process = subprocess.Popen(command)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and len(metrics.read_bytes().splitlines()) >= 6:
+            break
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    done = [int(path.name.removeprefix("step-")) for path in (tmp_path / "killed" / "checkpoints").glob("step-*") if path.suffix == ""]
+    assert max(done) < steps
+    subprocess.run(command, check=True)
+    assert final_bytes(tmp_path / "killed", steps) == final_bytes(tmp_path / "whole", steps)
+    lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == steps
+
+
+class _Losses:
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.state: dict = {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        self.values.append(float(moment.output.loss.detach()))
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@every_method
+def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
+    method = made_method(name)
+    batches = made_batches(method, num_items=8, world_batch=8)
+    losses, watch = _Losses(), CollapseWatch("stop")
+    config = made_config(num_steps=80, optimizer={"lr": 3e-3}, schedule={"warmup_steps": 10})
+    train(method, batches, config, watchers=[losses, watch])
+    early, late = sum(losses.values[6:12]) / 6, sum(losses.values[-6:]) / 6
+    assert late < 0.6 * early, (early, late)
+    assert watch.state["in_a_row"] == 0
+    method.eval()
+    with torch.no_grad():
+        left, right = method.encode(batches.at(1000), 1.0)[:2]
+    hits = (left @ right.T).argmax(dim=1) == torch.arange(8)
+    assert int(hits.sum()) >= 7
+
+
+@every_method
+def test_bf16_keeps_losses_and_weights_in_float32(name: str) -> None:
+    method = made_method(name)
+    losses = _Losses()
+    train(method, made_batches(method), made_config(num_steps=3, precision="bf16"), watchers=[losses])
+    assert all(torch.isfinite(torch.tensor(losses.values)))
+    assert all(parameter.dtype == torch.float32 for parameter in method.parameters())
