@@ -46,6 +46,7 @@ def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
     _check_claims(volume, recipe)
     array, affine = np.asarray(volume.array), np.asarray(volume.affine, dtype=float)
     if recipe.kind == "volume":
+        _check_grid(affine)
         array, affine = geometry.reorient(array, affine, recipe.orientation)
     _check_values(array, recipe)
     if recipe.body_crop:
@@ -98,6 +99,15 @@ def _check_claims(volume: Volume, recipe: Recipe) -> None:
         )
     if volume.array.ndim != 3 or 0 in volume.array.shape:
         raise Refused("wrong_shape", f"shape {volume.array.shape}: expected three axes (x, y, z), none of them empty")
+
+
+def _check_grid(affine: np.ndarray) -> None:
+    columns = affine[:3, :3] / np.maximum(geometry.spacing_mm(affine), 1e-9)
+    slant = float(np.abs(columns.T @ columns - np.eye(3)).max())
+    if not np.isfinite(slant) or slant > 0.02:
+        raise Refused(
+            "sheared_grid", "the voxel axes are not at right angles (a tilted gantry?); ingest the DICOM series, or straighten the file"
+        )
 
 
 def _check_values(array: np.ndarray, recipe: Recipe) -> None:

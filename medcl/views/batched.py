@@ -218,6 +218,11 @@ class ViewMaker:
                     watch(step.name, view)
         return look
 
+    def nominal_pitch(self, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+        """Spacing in mm of a view that no step has scaled: of the whole field where views keep a share of it."""
+        spacing = np.array(geometry.spacing_mm(affine))
+        return self._pitch(spacing) if self.keep is None else _covering(shape, spacing, self.size, self.flat) / self.size
+
     def _extent(self) -> np.ndarray | None:
         """mm that an unscaled view covers, or None where that differs from scan to scan."""
         if self.keep is not None:

@@ -56,17 +56,20 @@ else:
 class AuditBounds(Settings):
     """What `medcl preview` may find on the user's own data before it fails; None: reported, not judged.
 
-    max_drift: mean change of a tissue's value by all steps together, in stored units. max_empty_share: views that show
-    next to nothing. min_field_share: of the field's length along an axis, on average, that a view covers.
-    max_volume_change: physical volume of a view over the policy's, or the inverse. max_swapped_share: views with the
-    patient's sides exchanged. min_mask_survival: pairs that both keep half of a marked mask (where masks exist).
+    max_drift, max_drift_share: how far a step chain may move a tissue's mean, in stored units plus a share of the
+    tissue's own value (blur, resolution and artefacts move values between neighbours and are not counted).
+    max_empty_share: of views that show next to nothing. max_volume_change: physical volume of a view over the
+    policy's, or the inverse. max_swapped_share: of views with the patient's sides exchanged. min_field_share: of the
+    field's length that a view covers, mean over the axes. min_mask_survival: share of marked masks of which both
+    views of a pair keep half.
     """
 
-    max_drift: float | None = Field(default=None, gt=0)
+    max_drift: float | None = Field(default=None, ge=0)
+    max_drift_share: float = Field(default=0.0, ge=0)
     max_empty_share: float | None = Field(default=0.1, ge=0, le=1)
-    min_field_share: float | None = Field(default=None, ge=0, le=1)
     max_volume_change: float | None = Field(default=2.0, ge=1)
     max_swapped_share: float | None = Field(default=0.0, ge=0, le=1)
+    min_field_share: float | None = Field(default=None, ge=0, le=1)
     min_mask_survival: float | None = Field(default=None, ge=0, le=1)
 
 
