@@ -1,0 +1,181 @@
+"""Scans to embeddings: read, checked against the contract, prepared and shown as in training; what contradicts is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcl.export.backbone import Backbone, Contract, find_backbone, load_backbone
+from medcl.foundation import geometry
+from medcl.foundation.errors import DataError, MedclError, UserError
+from medcl.foundation.files import hash_of_folder, write_whole
+from medcl.foundation.progress import Progress, Silent
+from medcl.foundation.types import Features, Volume
+from medcl.ingest import IngestConfig, read_scans
+from medcl.ingest.ledger import count_reasons, explain_counts
+from medcl.store.prepare import Prepared, Refused, prepare_volume
+from medcl.store.recipe import Recipe
+
+_BATCH = 4
+_OVERLAP = 0.5
+_KINDS = (".parquet", ".npz")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What `embed_files` did. refused: one message per scan or volume that was not embedded."""
+
+    counts: dict[str, int]
+    refused: list[str]
+    lines: list[str]
+
+
+def embed_scan(backbone: Backbone, scan: str | Path | Volume | np.ndarray, settings: IngestConfig | None = None) -> Features:
+    """Features of one volume or picture, given as a Volume or as what ingest reads (a file, a folder of slices).
+
+    pooled: (1, dim), the mean over windows that cover the scan. dense: the feature maps of each window, (windows, channel,
+    *space), windows in the order of `Backbone.views.windows`. settings: for files that do not say what they are; by
+    default such a file (NIfTI, PNG) is taken to be of the backbone's modality, and its values are then checked.
+    Raises UserError naming the field that contradicts the contract and the way out, DataError where nothing is readable.
+    """
+    if isinstance(scan, np.ndarray):
+        raise UserError("embed: an array says neither units nor spacing; give Volume(array, affine, modality, units), or a file")
+    if isinstance(scan, Volume):
+        return embed_volume(backbone, scan)
+    scan = Path(scan)
+    volumes = _read(scan, backbone.contract, settings)
+    if len(volumes) > 1:
+        raise UserError(f"{scan}: holds {len(volumes)} volumes; name one file or series, or use `medcl embed`, which writes a row for each")
+    return embed_volume(backbone, volumes[0])
+
+
+def embed_volume(backbone: Backbone, volume: Volume, overlap: float = _OVERLAP) -> Features:
+    """Features of one Volume; see `embed_scan`. overlap: of neighbouring windows, 0 to below 1."""
+    check_claims(volume, backbone.contract)
+    try:
+        prepared = as_stored(prepare_volume(volume, backbone.contract.recipe), backbone.contract.recipe)
+    except Refused as refusal:
+        raise UserError(str(refusal)) from None
+    views = backbone.views
+    windows = views.windows(prepared.array.shape, prepared.affine, overlap=overlap)
+    device = next(backbone.parameters()).device
+    pooled: list[Tensor] = []
+    dense: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for start in range(0, len(windows), _BATCH):
+            images = [_image(views.render_prepared(prepared, window), views.flat) for window in windows[start : start + _BATCH]]
+            features = backbone(torch.stack(images).to(device))
+            pooled.append(features.pooled)
+            dense.append(features.dense)
+    maps = tuple(torch.cat(level) for level in zip(*dense, strict=True))
+    return Features(torch.cat(pooled).mean(dim=0, keepdim=True), maps)
+
+
+def check_claims(volume: Volume, contract: Contract) -> None:
+    """Raise UserError where kind, modality or units are not what the backbone was trained on."""
+    if volume.kind != contract.kind:
+        raise UserError(f"kind '{volume.kind}': this backbone takes {contract.kind}s; use one that was trained on {volume.kind}s")
+    if volume.modality not in contract.modalities:
+        accepted = " or ".join(contract.modalities)
+        raise UserError(f"modality '{volume.modality}': this backbone takes {accepted}; use one that was trained on {volume.modality}")
+    if volume.units not in contract.units:
+        accepted = " or ".join(contract.units)
+        raise UserError(
+            f"units '{volume.units}': this backbone takes {accepted}; give the original scan (values that were windowed or rescaled "
+            "cannot be brought back), or say the units in settings where the file does not: {units: " + contract.units[0] + "}"
+        )
+
+
+def as_stored(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The values that a store would give back: rounded to its integers, so that embeddings are those of training."""
+    dtype, slope, intercept = recipe.storage()
+    limits = np.iinfo(dtype)
+    steps = np.clip(np.rint((prepared.array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max)
+    return replace(prepared, array=(steps * np.float32(slope) + np.float32(intercept)).astype(np.float32))
+
+
+def embed_files(
+    backbone: str | Path,
+    scans: Sequence[str | Path],
+    out: str | Path,
+    *,
+    settings: IngestConfig | None = None,
+    progress: Progress | None = None,
+) -> Embedded:
+    """Embed every volume of every scan into one table: `scan`, `volume`, `embedding` (dim float32 numbers).
+
+    scan: the place in `scans`, from 0; volume: the place within that scan, from 0. No path or name is written. out:
+    .parquet or .npz. A volume that contradicts the contract is left out and reported; raises its UserError (or
+    DataError) where none is left.
+    """
+    out, progress = Path(out), progress or Silent()
+    if out.suffix not in _KINDS:
+        raise UserError(f"--out {out}: expected a name ending in {' or '.join(_KINDS)}")
+    folder = find_backbone(backbone)
+    network = load_backbone(folder)
+    places: list[tuple[int, int]] = []
+    rows: list[np.ndarray] = []
+    errors: list[MedclError] = []
+    for number, scan in enumerate(progress.track(scans, len(scans), "embed")):
+        try:
+            volumes = _read(scan, network.contract, settings)
+        except MedclError as error:
+            errors.append(error)
+            continue
+        for place, volume in enumerate(volumes):
+            try:
+                rows.append(embed_volume(network, volume).pooled[0].numpy())
+                places.append((number, place))
+            except UserError as error:
+                errors.append(UserError(f"{scan}, volume {place}: {error}"))
+    if not rows:
+        raise errors[0]
+    _write(out, places, np.stack(rows), hash_of_folder(folder))
+    refused = [str(error) for error in errors]
+    lines = [f"{len(rows)} embeddings of {network.dim} numbers from {len(scans)} scans: {out}"]
+    lines += [f"left out: {message}" for message in refused]
+    return Embedded({"scans": len(scans), "embeddings": len(rows), "dim": network.dim, "refused": len(refused)}, refused, lines)
+
+
+def _read(scan: str | Path, contract: Contract, settings: IngestConfig | None) -> list[Volume]:
+    """Every volume of a scan. Raises DataError with the ledger's reasons where there is none."""
+    reading = read_scans(scan, settings or _when_files_do_not_say(contract))
+    if not reading.volumes:
+        reasons = explain_counts(count_reasons(reading.ledger)) or ["no files at all"]
+        raise DataError("\n".join([f"{scan}: nothing usable:", *reasons]))
+    return reading.volumes
+
+
+def _when_files_do_not_say(contract: Contract) -> IngestConfig:
+    """NIfTI and pictures are what the backbone takes. Whether values are HU is left to the values themselves."""
+    units = contract.units[0]
+    return IngestConfig(modality=contract.modalities[0], units=None if units in ("HU", "display") else units)
+
+
+def _image(view: np.ndarray, flat: bool) -> Tensor:
+    """(x, y, z) network values -> (1, *space), rows and columns for pictures."""
+    picture = geometry.rows_and_columns(view) if flat else view
+    return torch.from_numpy(np.ascontiguousarray(picture)).unsqueeze(0)
+
+
+def _write(out: Path, places: list[tuple[int, int]], rows: np.ndarray, backbone_hash: str) -> None:
+    scan, volume = (np.array(column, dtype=np.int64) for column in zip(*places, strict=True))
+    if out.suffix == ".npz":
+        write_whole(out, lambda path: _write_npz(path, scan=scan, volume=volume, embedding=rows, backbone=np.array(backbone_hash)))
+        return
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    table = pa.table({"scan": scan, "volume": volume, "embedding": embedding}).replace_schema_metadata({"medcl_backbone": backbone_hash})
+    write_whole(out, lambda path: parquet.write_table(table, path))
+
+
+def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+    with open(path, "wb") as handle:  # given a name, numpy would append its own suffix
+        np.savez(handle, allow_pickle=False, **arrays)
