@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from medcl.evaluation.facts import FACTS, MAP, NEIGHBOURS, add_pictures, embedding_map, neighbour_sheet, versions
 from medcl.evaluation.fits import Fit, FitKey
 from medcl.evaluation.scores import Predictions
-from medcl.evaluation.summary import Plan
+from medcl.evaluation.summary import Plan, summarise, write_summary
+from medcl.foundation.files import write_card, write_json
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 SKILL = {"random": (0.3, 0.8, 1.1, 2.0), "moco": (1.2, 2.0, 2.2, 2.6), "simclr": (0.6, 1.2, 1.6, 2.1)}
@@ -36,3 +40,68 @@ def made_fits(plan: Plan, draws: int = 5, cases: int = 240, train: int = 800, si
                     count = round(fraction * train)
                     fits.append(Fit(FitKey(init, mode, fraction, draw), count, count, outcome, {"strength": 0.01}, 0.8))
     return fits, patient
+
+
+def write_made_study(folder: Path, *, title: str = "pneumonia", transductive: bool = False, **changes) -> Path:
+    """A STUDY folder as `run_study` leaves it before the page is made."""
+    plan = made_plan(inits=("random", "moco", "simclr"), modes=("knn", "linear", "finetune"), **changes)
+    fits, patient = made_fits(plan)
+    write_summary(folder, summarise(plan, fits, patient))
+    rng = np.random.default_rng(1)
+    label = np.arange(240) % 2
+    embeddings = {name: rng.normal(size=(240, 8)) + skill * label[:, None] for name, skill in zip(plan.inits, (0.3, 1.5, 0.9), strict=True)}
+    train, test = np.arange(160), np.arange(160, 240)
+    sheet = neighbour_sheet(embeddings, train, test, label)
+    rows, columns = np.mgrid[:90, :70]
+    shown = [int(row) for row in sheet["label"]]
+    pictures = {row: np.exp(-((rows - 45 - row % 9) ** 2 + (columns - 35) ** 2) / (300.0 + 500 * label[row])) for row in shown}
+    add_pictures(sheet, pictures)
+    write_json(folder / MAP, embedding_map(embeddings, train, test, label[test]))
+    write_json(folder / NEIGHBOURS, sheet)
+    write_json(folder / FACTS, _facts(plan, title, transductive))
+    write_card(folder, "study", inputs={"store": "0" * 64}, settings={"seed": 0}, counts={"fits": len(fits)})
+    return folder
+
+
+def _facts(plan: Plan, title: str, transductive: bool) -> dict:
+    part = {"cases": 240, "patients": 120, "per_class": [120, 120]}
+    encoder = "ResNet-18, 2D"
+    inits: dict = {"random": {"kind": "random", "words": f"{encoder}, random weights", "dim": 512}}
+    for name in plan.inits[1:]:
+        inits[name] = {"kind": "backbone", "words": f"{encoder}, pretrained by {name}", "method": name, "steps": 2000, "world_batch": 256}
+        inits[name] |= {
+            "dim": 512,
+            "weights": "ab" * 32,
+            "policy": "xray",
+            "licence": "CC BY 4.0",
+            "overrides": {"gamma": "display values"},
+        }
+    refusal = {
+        "fraction": 0.001,
+        "num_patients": 1,
+        "needed_patients": 6,
+        "needed_fraction": 0.0075,
+        "reason": "fewer than 2 patients of class 0",
+    }
+    return {
+        "title": title,
+        "task": {"name": "classification", "label": title, "classes": ["0", "1"]},
+        "metric": plan.metric,
+        "reference": plan.reference,
+        "transductive": transductive,
+        "parts": {
+            "origin": "the data's own train, validation and test parts",
+            "train": {**part, "cases": 800, "patients": 800},
+            "val": part,
+            "test": part,
+        },
+        "refused": [refusal],
+        "notes": [],
+        "inits": inits,
+        "modes": list(plan.modes),
+        "protocol": {"draws": 5, "resamples": plan.resamples, "lines": ["Linear probe: strength from 7 values, chosen on validation."]},
+        "leaks": "no test patient and no test image was in any pretraining set (moco, simclr).",
+        "settings": {"data": "data/pneumonia", "draws": 5, "fractions": list(plan.fractions)},
+        "versions": versions(),
+        "hashes": {"store": "cd" * 32},
+    }

@@ -200,7 +200,10 @@ def _sentences(reference: Mapping[str, Any], savings: Mapping[str, Mapping[str, 
             mode, saving = min(found.items(), key=lambda item: item[1]["fraction"])
             much = f"{percent(saving['fraction'])} [{_range(saving)}]"
             ranked.append(
-                (2 + saving["fraction"], f"{init} saves no labels for sure: its curve meets what {goal} at {much} ({MODE_WORDS[mode]}).")
+                (
+                    2 + saving["fraction"],
+                    f"{init} may save labels, but not for sure: it meets at {much} of the labels what {goal} ({MODE_WORDS[mode]}).",
+                )
             )
         else:
             ranked.append((9.0, f"{init} does not reach, with any fraction of the labels, what {goal}."))

@@ -37,7 +37,7 @@ def test_intervals_hold_the_mean_and_differences_are_to_random(summary: Summary)
     area = table[table["metric"] == "auroc"].set_index(["init", "mode", "fraction"])
     moco, random = area.loc[("moco", "finetune", 0.05)], area.loc[("random", "finetune", 0.05)]
     assert moco["difference"] == pytest.approx(moco["mean"] - random["mean"])
-    assert moco["difference_low"] > 0 and moco["p_value"] < 0.05
+    assert moco["difference_low"] > 0 and moco["p_value_uncorrected"] < 0.01
     assert moco["p_value"] >= moco["p_value_uncorrected"]
 
 
@@ -48,7 +48,7 @@ def test_headline_claims_the_planted_saving(summary: Summary) -> None:
     assert saving["low"] <= saving["fraction"] <= saving["high"]
     assert headline["sentence"].startswith("moco reaches with")
     assert headline["reference"]["mode"] == "finetune" and headline["reference"]["fraction"] == 1.0
-    assert any(sentence.startswith("simclr saves no labels for sure") for sentence in headline["sentences"])
+    assert any(sentence.startswith("simclr may save labels, but not for sure") for sentence in headline["sentences"])
 
 
 @pytest.mark.parametrize("seed", range(3))

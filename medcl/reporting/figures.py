@@ -1,0 +1,215 @@
+"""Figures for people: drawn once, written as PNG for slides and as SVG that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcl.foundation.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, PAPER, FLOOR = "#1b1e23", "#6b717a", "#e3e1dc", "#fffefc", "#a08c6c"
+SERIES = ("#7b828c", "#1f6fb2", "#cf5b36", "#2c8a66", "#8359b8", "#b3831a")  # the first is the reference's
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", FLOOR: "floor"}
+_VARIABLES |= {colour: f"c{number}" for number, colour in enumerate(SERIES)}
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.linewidth": 0.8,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "medcl",
+    "path.simplify": True,
+}
+_POINTS_MAPPED = 1500
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One initialisation's learning curve. fractions ascending; dots: (fraction, value) of every draw."""
+
+    name: str
+    colour: str
+    fractions: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    dots: Sequence[tuple[float, float]] = ()
+    floor: bool = False
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """Curves of one mode. ticks: fraction -> what stands below it; target: the reference with all labels; meets: curve name -> fraction."""
+
+    curves: Sequence[Curve]
+    metric: str
+    ticks: Mapping[float, str]
+    limits: tuple[float, float]
+    target: float | None = None
+    meets: Mapping[str, float] = field(default_factory=dict)
+
+
+def colour_of(place: int) -> str:
+    """Colour of the n-th series; 0 is the reference."""
+    return SERIES[place] if place < len(SERIES) else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
+
+
+def draw_curves(panel: CurvePanel) -> Figure:
+    """A label-efficiency figure: means as lines, 95% intervals as bands, every draw as a dot."""
+    with _figure(3.75, 3.1) as (figure, axes):
+        axes.set_xscale("log")
+        axes.set_ylim(*panel.limits)
+        fractions = sorted(panel.ticks)
+        axes.set_xlim(fractions[0] / 1.35, fractions[-1] * 1.35)
+        axes.set_xticks(fractions, [panel.ticks[fraction] for fraction in fractions], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_ylabel(panel.metric)
+        axes.set_xlabel("labelled training patients")
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        if panel.target is not None:
+            axes.axhline(panel.target, color=SERIES[0], linewidth=1.1, dashes=(4, 3), zorder=1.5)
+        for place, curve in enumerate(panel.curves):
+            _draw_curve(axes, curve, place - (len(panel.curves) - 1) / 2)
+        for curve in panel.curves:
+            if curve.name in panel.meets and panel.target is not None:
+                _draw_meeting(axes, panel.meets[curve.name], panel.target, panel.limits[0], curve.colour)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, place: float) -> None:
+    style = "--" if curve.floor else "-"
+    axes.fill_between(curve.fractions, curve.low, curve.high, color=curve.colour, alpha=0.14, linewidth=0, zorder=2)
+    axes.plot(curve.fractions, curve.mean, color=curve.colour, linewidth=2, zorder=4, linestyle=style)
+    axes.plot(curve.fractions, curve.mean, "o", color=curve.colour, markersize=5, markeredgecolor=PAPER, markeredgewidth=1, zorder=5)
+    if curve.dots:
+        where, value = np.array(curve.dots).T
+        axes.plot(where * 1.045**place, value, "o", color=curve.colour, markersize=2.6, alpha=0.55, markeredgewidth=0, zorder=3)
+
+
+def _draw_meeting(axes: Axes, fraction: float, target: float, bottom: float, colour: str) -> None:
+    axes.plot([fraction, fraction], [bottom, target], color=colour, linewidth=1.1, dashes=(1, 2), zorder=2.5)
+    axes.plot([fraction], [target], "D", color=PAPER, markeredgecolor=colour, markersize=6, markeredgewidth=1.6, zorder=6)
+
+
+def draw_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], explained: Sequence[float]) -> Figure:
+    """Embeddings on their two leading principal components, coloured by class."""
+    places, classes = np.stack([x, y])[:, :_POINTS_MAPPED], np.asarray(label)[:_POINTS_MAPPED]
+    with _figure(2.9, 2.8) as (figure, axes):
+        for own in np.unique(classes):
+            axes.plot(*places[:, classes == own], "o", color=colour_of(1 + int(own)), markersize=3.6, alpha=0.6, markeredgewidth=0)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(f"first component ({explained[0]:.0%} of the variance)")
+        axes.set_ylabel(f"second ({explained[1]:.0%})")
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(GRID)
+    return figure
+
+
+def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str], what: str) -> Figure:
+    """Numbers over training steps: name -> (steps, values); long series are averaged over windows, faint below the average."""
+    with _figure(3.75, 2.5) as (figure, axes):
+        for name, (steps, values) in lines.items():
+            smooth_steps, smooth = _smoothed(np.asarray(steps, float), np.asarray(values, float))
+            if len(smooth) < len(values):
+                axes.plot(*_thinned(steps, values), color=colours[name], linewidth=0.7, alpha=0.28)
+            axes.plot(smooth_steps, smooth, color=colours[name], linewidth=1.8, marker="o" if len(smooth) < 12 else None, markersize=3.5)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_xlabel("step")
+        axes.set_ylabel(what)
+    return figure
+
+
+def _smoothed(steps: np.ndarray, values: np.ndarray, most: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    if len(values) <= most:
+        return steps, values
+    edges = np.linspace(0, len(values), most + 1).astype(int)
+    pairs = list(itertools.pairwise(edges))
+    return np.array([steps[a:b].mean() for a, b in pairs]), np.array([values[a:b].mean() for a, b in pairs])
+
+
+def _thinned(steps: Sequence[float], values: Sequence[float], most: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    keep = np.unique(np.linspace(0, len(values) - 1, most).astype(int))
+    return np.asarray(steps)[keep], np.asarray(values)[keep]
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A bare figure (inches); drawn without pyplot, so nothing global is left behind."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0, pad=5)
+        yield figure, axes
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """A PNG for slides; the same figure gives the same bytes."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=200, metadata={"Software": None}))
+
+
+def to_svg(figure: Figure, words: str) -> str:
+    """An SVG element for a page: the page's own font and colours (CSS variables), `words` for those who cannot see it."""
+    import matplotlib as mpl
+    from markupsafe import escape
+
+    buffer = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
+    text = re.sub(r"#[0-9a-f]{6}", lambda found: css_colour(found[0]), text)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", text)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None
+    head = f'<svg {view[0]} role="img" aria-label="{escape(words)}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + text[text.index(">") + 1 :]
+
+
+def css_colour(colour: str) -> str:
+    """The page's variable that stands for one of the figures' colours, so that it follows light and dark."""
+    return f"var(--{_VARIABLES[colour]})" if colour in _VARIABLES else colour
+
+
+def picture_uri(pixels: np.ndarray) -> str:
+    """A data URI of a small grey picture; pixels: (rows, columns) uint8."""
+    import base64
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

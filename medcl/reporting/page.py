@@ -1,0 +1,219 @@
+"""One self-contained HTML file for people: no network, no script, light and dark, phone and paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import medcl
+from medcl.evaluation.facts import FACTS
+from medcl.evaluation.summary import MODE_WORDS, percent
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import CARD, read_card, write_text
+from medcl.reporting import read_runs, read_study
+from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, draw_map, picture_uri, to_svg, write_png
+from medcl.reporting.read_runs import FIGURE_WORDS, Run
+from medcl.reporting.read_study import METRIC_WORDS, Study
+
+PAGE = "page.html"
+_CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def write_study_page(folder: Path) -> Path:
+    """Write `figures/*.png` and `page.html` into a STUDY folder; returns the page's path. The card need not be there yet."""
+    study = read_study.read_study(Path(folder))
+    for mode, panel in read_study.curve_panels(study).items():
+        write_png(draw_curves(panel), study.folder / "figures" / f"label_efficiency_{mode}.png")
+    for name, points in (study.map or {"inits": {}})["inits"].items():
+        write_png(_map_of(study, points), study.folder / "figures" / f"embedding_map_{name}.png")
+    page = study.folder / PAGE
+    write_text(page, _render("study.html", title=study.title, study=_study_content(study)))
+    return page
+
+
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """One page from any number of RUN and STUDY folders: runs side by side, then each study.
+
+    Raises UserError for a folder that is neither, or a study that is not whole.
+    """
+    if not folders:
+        raise UserError("RUN_OR_STUDY: give at least one folder that pretrain or evaluate made")
+    studies, runs = [], []
+    for folder in map(Path, folders):
+        if (folder / FACTS).is_file():
+            read_card(folder, "study")
+            studies.append(read_study.read_study(folder))
+        else:
+            runs.append(folder)
+    named = [read_runs.read_run(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
+    content = {"studies": [_study_content(study) for study in studies], "runs": _runs_content(named) if named else None}
+    write_text(Path(out), _render("report.html", title=_report_title(studies, named), **content))
+
+
+def _render(template: str, **content: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = resources.files("medcl.reporting")
+    loader = FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    page = environment.get_template(template).render(style=style, policy=_CONTENT_POLICY, version=medcl.__version__, **content)
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+def _study_content(study: Study) -> dict[str, Any]:
+    """All that the study's part of a page says, as plain words and finished figures."""
+    metric_names, numbers = read_study.all_numbers(study)
+    chosen, compared = read_study.colours(study), read_study.comparison(study)
+    kinds = {name: study.facts["inits"][name]["kind"] for name in study.inits}
+    return {
+        "title": study.title,
+        "facts": study.facts,
+        "metric": METRIC_WORDS.get(study.metric, study.metric),
+        "sentences": study.headline.get("sentences", [study.headline["sentence"]]),
+        "reference": study.headline.get("reference"),
+        "reference_words": _reference_words(study),
+        "legend": [{"name": name, "colour": css_colour(chosen[name]), "floor": kinds[name] == "pixels"} for name in study.inits],
+        "panels": [{"mode": MODE_WORDS.get(mode, mode), "svg": svg} for mode, svg in _curve_svgs(study).items()],
+        "modes": [MODE_WORDS.get(mode, mode) for mode in study.modes],
+        "savings": [{**row, "colour": css_colour(row["colour"])} for row in read_study.savings(study)],
+        "comparison": [{**row, "colour": css_colour(row["colour"])} for row in compared],
+        "cases_differ": any(row["cases"] != row["patients"] for row in compared),
+        "refused": [_refusal(refusal) for refusal in study.facts["refused"]],
+        "maps": _maps(study),
+        "neighbours": _neighbours(study),
+        "metric_names": metric_names,
+        "numbers": numbers,
+        "inits": [_provenance(name, study.facts["inits"][name], css_colour(chosen[name])) for name in study.inits],
+        "settings": yaml.safe_dump(study.facts["settings"], sort_keys=False, allow_unicode=True),
+    }
+
+
+def _curve_svgs(study: Study) -> dict[str, str]:
+    words = METRIC_WORDS.get(study.metric, study.metric)
+    panels = read_study.curve_panels(study).items()
+    return {
+        mode: to_svg(draw_curves(panel), f"{words} against the labelled fraction, {MODE_WORDS.get(mode, mode)}") for mode, panel in panels
+    }
+
+
+def _reference_words(study: Study) -> str:
+    reference = study.headline.get("reference")
+    if not reference:
+        return ""
+    return f"{reference['init']}, {MODE_WORDS.get(reference['mode'], reference['mode'])}, {percent(reference['fraction'])} of the labels"
+
+
+def _refusal(refusal: Mapping[str, Any]) -> dict[str, Any]:
+    possible = refusal["needed_fraction"] <= 1
+    needs = (
+        f"{refusal['needed_patients']:,} patients ({percent(refusal['needed_fraction'])})"
+        if possible
+        else "more labelled patients than there are"
+    )
+    return {"fraction": percent(refusal["fraction"]), "patients": refusal["num_patients"], "needs": needs, "reason": refusal["reason"]}
+
+
+def _map_of(study: Study, points: Mapping[str, Any]):
+    label = (study.map or {})["label"]
+    return draw_map(points["x"], points["y"], label, points["explained"])
+
+
+def _maps(study: Study) -> dict[str, Any] | None:
+    if not study.map or not study.map["inits"]:
+        return None
+    found = [(name, points) for name, points in study.map["inits"].items() if name in study.inits]
+    panels = [{"name": name, "svg": to_svg(_map_of(study, points), f"embedding of the test cases, {name}")} for name, points in found]
+    classes = [{"name": words, "colour": css_colour(colour_of(1 + place))} for place, words in enumerate(study.facts["task"]["classes"])]
+    return {"panels": panels, "classes": classes}
+
+
+def _neighbours(study: Study) -> list[dict[str, Any]]:
+    sheet = study.neighbours
+    if not sheet or not sheet["pictures"]:
+        return []
+    pictures = {row: picture_uri(pixels) for row, pixels in read_study.thumbnails(sheet).items()}
+    classes = study.facts["task"]["classes"]
+
+    def cell(row: int) -> dict[str, Any]:
+        label = sheet["label"][str(row)]
+        return {"uri": pictures[str(row)], "label": classes[label], "colour": css_colour(colour_of(1 + label))}
+
+    return [
+        {
+            "name": name,
+            "rows": [
+                {"query": cell(query), "found": [cell(row) for row in rows]} for query, rows in zip(sheet["queries"], lists, strict=True)
+            ],
+        }
+        for name, lists in sheet["inits"].items()
+        if name in study.inits
+    ]
+
+
+def _provenance(name: str, init: Mapping[str, Any], colour: str) -> dict[str, Any]:
+    """What an initialisation is: pairs of words for the page."""
+    pairs = [(words, init.get(key)) for key, words in _INIT_WORDS.items()]
+    shown = [
+        (words, json.dumps(value) if isinstance(value, dict | list) else f"{value:,}" if isinstance(value, int) else str(value))
+        for words, value in pairs
+        if value
+    ]
+    return {"name": name, "colour": colour, "words": init["words"], "pairs": shown, "overrides": dict(init.get("overrides") or {})}
+
+
+_INIT_WORDS = {
+    "method": "method",
+    "steps": "steps",
+    "world_batch": "batch",
+    "training_items": "pretraining scans",
+    "training_patients": "pretraining patients",
+    "dim": "embedding length",
+    "input": "input",
+    "policy": "view policy",
+    "licence": "licence",
+    "weights": "sha256 of the weights",
+    "corpus": "pretraining store",
+}
+
+
+def _runs_content(runs: Sequence[Run]) -> dict[str, Any]:
+    colours = {run.name: colour_of(1 + place) for place, run in enumerate(runs)}
+    panels = []
+    for figure in read_runs.figures_of(runs):
+        lines = {run.name: run.series(figure) for run in runs if run.series(figure)[0]}
+        if lines:
+            words = FIGURE_WORDS.get(figure, figure.replace("/", ": ").replace("_", " "))
+            panels.append({"name": words, "svg": to_svg(draw_lines(lines, colours, words), f"{words} over the steps")})
+    rows = [read_runs.overview(run) for run in runs]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = [
+        {"name": run.name, "colour": css_colour(colours[run.name]), "cells": [row[name] for name in columns]}
+        for run, row in zip(runs, rows, strict=True)
+    ]
+    settings = [{"name": run.name, "yaml": yaml.safe_dump(dict(run.config), sort_keys=False)} for run in runs]
+    return {
+        "columns": columns,
+        "table": table,
+        "panels": panels,
+        "settings": settings,
+        "unfinished": [run.name for run in runs if not (run.folder / CARD).is_file()],
+    }
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with their parent's where two are alike."""
+    names = [folder.resolve().name for folder in folders]
+    return [
+        name if names.count(name) == 1 else f"{folder.resolve().parent.name}/{name}" for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _report_title(studies: Sequence[Study], runs: Sequence[Run]) -> str:
+    parts = [study.title for study in studies] + [run.name for run in runs]
+    return ", ".join(parts)
