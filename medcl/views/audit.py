@@ -1,212 +1,136 @@
-"""What the views really did to the user's own data: measured view by view, judged by the policy's bounds."""
+"""`medcl preview`: the contact sheet, one page around it, and the audit, for a person to decide by."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import pairwise
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medcl.foundation.errors import DataError
+from medcl.foundation.files import hash_of_folder, write_json, write_text, write_whole
 from medcl.foundation.progress import Progress, Silent
 from medcl.store.volume_store import VolumeStore
-from medcl.views.batched import ViewMaker, ViewParameters
-from medcl.views.crops import overlap
+from medcl.views.batched import ViewMaker
+from medcl.views.measure import Breach, measure, spread_rows
+from medcl.views.sheet import contact_sheet
 
-# Hounsfield units of what everybody knows; other units are split into thirds of the foreground.
-_TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0, 60.0), "bone": (300.0, 3100.0)}
-# These move values between neighbours or around their mean; they do not make a tissue look like another one.
-_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "motion", "ghosting", "spike", "speckle"}
-_FEW_VOXELS = 50
+SHEET, PAGE, AUDIT = "contact_sheet.png", "index.html", "audit.json"
+_AUDITED = 64
 
 
-@dataclass(frozen=True)
-class Breach:
-    """A figure beyond its bound. step: the one that did it."""
+def preview(
+    store: VolumeStore, maker: ViewMaker, out: Path | str, *, seed: int = 0, count: int = 8, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Draw views of `count` items for a person, and measure those of 64: contact_sheet.png, index.html, audit.json.
 
-    step: str
-    figure: str
-    value: float
-    bound: float
-
-    def __str__(self) -> str:
-        return f"{self.step}: {self.figure} is {self.value:.3g}, allowed is {self.bound:.3g}"
-
-
-@dataclass
-class _Measured:
-    """What was seen of all views so far."""
-
-    overlaps: list[float] = field(default_factory=list)
-    volume_changes: list[float] = field(default_factory=list)
-    stretches: list[float] = field(default_factory=list)
-    field_shares: list[float] = field(default_factory=list)
-    swapped: list[bool] = field(default_factory=list)
-    empty: list[bool] = field(default_factory=list)
-    survived: list[bool] = field(default_factory=list)
-    # tissue -> one (value before, step -> change of the mean) per view
-    drifts: dict[str, list[tuple[float, dict[str, float]]]] = field(default_factory=dict)
-
-
-def audit(
-    store: VolumeStore, maker: ViewMaker, *, seed: int = 0, count: int = 64, progress: Progress | None = None
-) -> tuple[dict[str, Any], list[Breach]]:
-    """Draw a pair of views for `count` items spread over the store and measure what the policy did.
-
-    Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds. Raises nothing by itself.
+    Returns the content of audit.json. Raises DataError naming the step where a bound of the policy is breached; the
+    files are written all the same.
     """
-    seen = _Measured()
-    rows = spread_rows(len(store), count)
-    for row in (progress or Silent()).track(rows, len(rows), "audit"):
-        pair = maker.draw(store.shape(row), store.affine(row), (seed, 0, row))
-        seen.overlaps.append(overlap(pair[0].frame, pair[1].frame))
-        kept = [_measure_view(store, maker, row, view, seen) for view in pair]
-        seen.survived += [min(shares) >= 0.5 for shares in zip(*kept, strict=True)]
-    figures = _figures(seen, len(rows))
-    return figures, list(_judge(maker, seen, figures))
-
-
-def spread_rows(total: int, count: int) -> list[int]:
-    """At most `count` rows, spread evenly over the store."""
-    return sorted({int(row) for row in np.linspace(0, total - 1, min(count, total))})
-
-
-def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> list[float]:
-    """Adds to what was seen; returns, for each label of the row's mask, the share of it that the view keeps."""
-    field_mm = np.array(store.shape(row)) * np.linalg.norm(store.affine(row)[:3, :3], axis=0)
-    axes = 2 if maker.flat else 3
-    ratio = np.array(view.spacing_mm)[:axes] / maker.nominal_pitch(store.shape(row), store.affine(row))[:axes]
-    seen.volume_changes.append(float(np.prod(ratio)))
-    seen.stretches.append(float(ratio.max() / ratio.min()))
-    seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
-    seen.swapped.append(bool(view.world[:3, 0] @ store.affine(row)[:3, 0] < 0))
-    _measure_values(store, maker, row, view, seen)
-    return _mask_kept(store, maker, row, view)
-
-
-def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
-    tissues: dict[str, np.ndarray] = {}
-    means: dict[str, list[tuple[str, float]]] = {}
-
-    def watch(step: str, values: np.ndarray) -> None:
-        if step == "geometry":
-            inside = foreground(values, maker, store.background(row))
-            least = 0.001 if maker.recipe.intensity.name == "binary" else 0.02
-            seen.empty.append(bool(inside.mean() < least))
-            tissues.update(_tissues(values, inside, maker))
-        for name, where in tissues.items():
-            means.setdefault(name, []).append((step, float(values[where].mean())))
-
-    maker.stored_view(store, row, view, watch)
-    for name, chain in means.items():
-        changes = {step: value - before for (_, before), (step, value) in pairwise(chain)}
-        seen.drifts.setdefault(name, []).append((chain[0][1], changes))
-
-
-def foreground(values: np.ndarray, maker: ViewMaker, background: float) -> np.ndarray:
-    """Where a view in stored units shows something: above -500 HU, half a shape, or a little above the background."""
-    fixed = {"binary": 0.5, "display": background + 0.05, "zscore": background + 0.25}
-    threshold = -500.0 if maker.recipe.stored_units == "HU" else fixed.get(maker.recipe.intensity.name, background + 1e-3)
-    return values > threshold
-
-
-def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[str, np.ndarray]:
-    if maker.recipe.stored_units == "HU":
-        found = {name: (values >= low) & (values <= high) for name, (low, high) in _TISSUES_HU.items()}
-    elif maker.recipe.intensity.name == "binary" or inside.sum() < _FEW_VOXELS:
-        return {}
-    else:
-        third, two_thirds = np.quantile(values[inside], (1 / 3, 2 / 3))
-        found = {
-            "dark": inside & (values <= third),
-            "middle": inside & (values > third) & (values <= two_thirds),
-            "bright": inside & (values > two_thirds),
-        }
-    return {name: where for name, where in found.items() if where.sum() >= _FEW_VOXELS}
-
-
-def _mask_kept(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters) -> list[float]:
-    shown = maker.render_mask(store, row, view)
-    whole = store.mask(row)
-    if shown is None or whole is None:
-        return []
-    voxel = abs(np.linalg.det(view.world[:3, :3])) / abs(np.linalg.det(store.affine(row)[:3, :3]))
-    before, after = (np.bincount(labels.ravel(), minlength=256)[1:] for labels in (whole, shown))
-    return [float(after[label] * voxel / before[label]) for label in np.flatnonzero(before)]
-
-
-def _figures(seen: _Measured, pairs: int) -> dict[str, Any]:
-    return {
-        "pairs": pairs,
-        "overlap": _spread(seen.overlaps),
-        "volume_change": _spread(seen.volume_changes),
-        "stretch_max": max(seen.stretches),
-        "field_share": _spread(seen.field_shares),
-        "swapped_share": float(np.mean(seen.swapped)),
-        "empty_share": float(np.mean(seen.empty)),
-        "mask_survival": float(np.mean(seen.survived)) if seen.survived else None,
-        "drift": {name: _drift_figures(views) for name, views in seen.drifts.items()},
+    out = Path(out)
+    figures, breaches = measure(store, maker, seed=seed, count=_AUDITED, progress=progress or Silent())
+    result = {
+        "store": hash_of_folder(store.folder),
+        "seed": seed,
+        "views": maker.resolved(),
+        "figures": figures,
+        "breaches": [{"step": found.step, "figure": found.figure, "value": found.value, "bound": found.bound} for found in breaches],
     }
+    sheet = contact_sheet(store, maker, spread_rows(len(store), count), seed)
+    write_whole(out / SHEET, lambda partial: sheet.save(partial, format="PNG"))
+    write_json(out / AUDIT, result)
+    write_text(out / PAGE, _page(maker, result, breaches, (out / SHEET).read_bytes()))
+    if breaches:
+        raise DataError(
+            "\n".join([*(str(found) for found in breaches), f"see {out / PAGE}; change the step, or its bound in the policy's audit"])
+        )
+    return result
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"min": float(min(values)), "mean": float(np.mean(values)), "max": float(max(values))}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2026; margin: 2rem auto; max-width: 1440px; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { text-align: left; padding: .2rem 1.2rem .2rem 0; vertical-align: top; }
+th { font-weight: 600; border-bottom: 1px solid #c9ced6; } tr + tr td { border-top: 1px solid #eceef1; }
+.bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f4b; } .faint { color: #6e7680; } img { max-width: 100%; height: auto; }
+.columns { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+"""
 
 
-def _drift_figures(views: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
-    totals = [sum(changes.values()) for _, changes in views]
-    by_step: dict[str, list[float]] = {}
-    for _, changes in views:
-        for step, change in changes.items():
-            by_step.setdefault(step, []).append(abs(change))
-    return {
-        "views": len(views),
-        "value": float(np.mean([before for before, _ in views])),
-        "mean": float(np.mean(totals)),
-        "largest": float(max(totals, key=abs)),
-        "largest_by_step": {step: max(changes) for step, changes in sorted(by_step.items())},
-    }
+def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], picture: bytes) -> str:
+    """One file that needs nothing else and asks nobody for anything."""
+    image = base64.b64encode(picture).decode()
+    verdict = (
+        "".join(f'<p class="bad">{html.escape(str(found))}</p>' for found in breaches)
+        or '<p class="good">Every measured figure is within the policy\'s bounds. Look at the sheet all the same: a person decides.</p>'
+    )
+    overrides = "".join(f'<p class="bad">Override in force: {html.escape(text)}</p>' for text in maker.overrides.values())
+    size = " x ".join(str(length) for length in maker.config.size)
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Views of policy {html.escape(maker.policy.name)}</title><style>{_STYLE}</style></head><body>
+<h1>What the policy "{html.escape(maker.policy.name)}" does to these scans</h1>
+<p class="faint">Views of {size} {"pixels" if maker.flat else "voxels"}{", beside reports" if maker.paired else ""}; seed {result["seed"]};
+{result["figures"]["pairs"]} pairs measured.</p>
+{verdict}{overrides}
+<div class="columns"><div><h2>Measured</h2>{_table(("", "least", "mean", "most", "allowed"), _figure_rows(maker, result["figures"]))}</div>
+<div><h2>Steps, in their order</h2>{_table(("step", "probability", "settings"), _step_rows(maker))}</div></div>
+<h2>Change of values by tissue ({html.escape(_unit(maker))})</h2>{_drift(maker, result["figures"]["drift"])}
+<h2>Contact sheet</h2><img alt="Originals, two views of each, and what intensity steps changed"
+src="data:image/png;base64,{image}">
+</body></html>
+"""
 
 
-def _judge(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _figure_rows(maker: ViewMaker, figures: dict[str, Any]) -> Iterable[Sequence[str]]:
     bounds = maker.policy.audit
-    yield from _judge_geometry(maker, seen, figures)
-    if bounds.max_empty_share is not None and figures["empty_share"] > bounds.max_empty_share:
-        yield Breach("crop", "share of views that show next to nothing", figures["empty_share"], bounds.max_empty_share)
+    for key, name, allowed in (
+        ("overlap", "overlap of the pair", f"at least {maker.config.overlap:g}"),
+        ("volume_change", "physical volume over the policy's", _limit("at most x or 1/", bounds.max_volume_change)),
+        ("field_share", "share of the field's length", _limit("at least ", bounds.min_field_share)),
+    ):
+        spread = figures[key]
+        yield name, f"{spread['min']:.2f}", f"{spread['mean']:.2f}", f"{spread['max']:.2f}", allowed
+    yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share)
+    yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share)
     survival = figures["mask_survival"]
-    if bounds.min_mask_survival is not None and survival is not None and survival < bounds.min_mask_survival:
-        yield Breach("crop", "share of marked masks that both views keep", survival, bounds.min_mask_survival)
-    if bounds.max_drift is not None:
-        local = {step.name for step in maker.policy.steps if set(step.effects) <= _LOCAL_EFFECTS}
-        for name, views in seen.drifts.items():
-            yield from _judge_drift(name, views, local, bounds.max_drift, bounds.max_drift_share)
+    shown = "no masks" if survival is None else f"{survival:.0%}"
+    yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival)
 
 
-def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
-    bounds = maker.policy.audit
-    least = maker.config.overlap
-    if figures["overlap"]["min"] < least - 1e-9:
-        yield Breach("crop", "overlap of a pair", figures["overlap"]["min"], least)
-    change = max(max(seen.volume_changes), 1 / min(seen.volume_changes))
-    if bounds.max_volume_change is not None and change > bounds.max_volume_change:
-        yield Breach("crop" if maker.keep else "scale", "physical volume of a view over the policy's", change, bounds.max_volume_change)
-    if figures["stretch_max"] > 1.001:
-        yield Breach("scale", "ratio of scales along two axes", figures["stretch_max"], 1.0)
-    if bounds.min_field_share is not None and figures["field_share"]["min"] < bounds.min_field_share:
-        yield Breach("crop", "share of the field's length in a view", figures["field_share"]["min"], bounds.min_field_share)
-    if bounds.max_swapped_share is not None and figures["swapped_share"] > bounds.max_swapped_share:
-        step = next((step.name for step in maker.policy.steps if step.name.startswith("flip")), "rotation")
-        yield Breach(step, "share of views with sides exchanged", figures["swapped_share"], bounds.max_swapped_share)
+def _limit(words: str, bound: float | None) -> str:
+    return "not judged" if bound is None else f"{words}{bound:g}"
 
 
-def _judge_drift(name: str, views: list[tuple[float, dict[str, float]]], local: set[str], most: float, share: float) -> Iterable[Breach]:
-    worst: tuple[float, Breach] | None = None
-    for before, changes in views:
-        counted = {step: change for step, change in changes.items() if step not in local}
-        total, allowed = abs(sum(counted.values())), most + share * abs(before)
-        if total > allowed and (worst is None or total - allowed > worst[0]):
-            step = max(counted, key=lambda step: abs(counted[step]))
-            worst = total - allowed, Breach(step, f"change of {name}'s mean", total, allowed)
-    if worst:
-        yield worst[1]
+def _step_rows(maker: ViewMaker) -> Iterable[Sequence[str]]:
+    for step in maker.policy.steps:
+        settings = step.model_dump(mode="json", exclude={"name", "probability"}, exclude_none=True)
+        yield step.name.replace("_", " "), f"{step.probability:g}", ", ".join(f"{key} {value}" for key, value in settings.items())
+
+
+def _unit(maker: ViewMaker) -> str:
+    if maker.recipe.stored_units == "HU":
+        return "HU"
+    return {"zscore": "standard deviations", "display": "share of the display range"}.get(
+        maker.recipe.intensity.name, maker.recipe.stored_units
+    )
+
+
+def _drift(maker: ViewMaker, drift: dict[str, Any]) -> str:
+    if not drift:
+        return '<p class="faint">No step changes values.</p>'
+    rows = []
+    for tissue, seen in drift.items():
+        steps = ", ".join(f"{step.replace('_', ' ')} {change:.3g}" for step, change in seen["largest_by_step"].items())
+        rows.append((tissue, f"{seen['value']:.3g}", f"{seen['mean']:+.3g}", f"{seen['largest']:+.3g}", steps))
+    return _table(("tissue", "mean value", "mean change", "largest change", "largest by step"), rows)

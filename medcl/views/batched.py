@@ -150,6 +150,10 @@ class ViewMaker:
         frame = Frame(field_centre(shape, spacing), _covering(shape, spacing, grid, self.flat), np.eye(3))
         return _parameters(frame, grid, affine, {})
 
+    def place(self, frame: Frame, size: Size, affine: np.ndarray) -> ViewParameters:
+        """The un-augmented view of any crop, on a grid of (x, y, z) voxels."""
+        return _parameters(frame, size, affine, {})
+
     def windows(
         self, shape: tuple[int, ...], affine: np.ndarray, window_size: tuple[int, ...] | None = None, overlap: float = 0.5
     ) -> list[ViewParameters]:
@@ -258,6 +262,13 @@ class ViewMaker:
             raise UserError(
                 f"views.overlap {self.config.overlap:g}: at least {MIN_OVERLAP} for volumes, or the pair shows different anatomy"
             )
+
+
+def full_frame(shape: tuple[int, ...], affine: np.ndarray, side: int, flat: bool) -> Frame:
+    """The cube (square) around the whole field, for grids of equal sides."""
+    spacing = np.array(geometry.spacing_mm(affine))
+    grid = (side, side, 1) if flat else (side, side, side)
+    return Frame(field_centre(shape, spacing), _covering(shape, spacing, grid, flat), np.eye(3))
 
 
 class _Stored:

@@ -1,0 +1,212 @@
+"""What the views really did to the user's own data: measured view by view, judged by the policy's bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from medcl.foundation.progress import Progress, Silent
+from medcl.store.volume_store import VolumeStore
+from medcl.views.batched import ViewMaker, ViewParameters
+from medcl.views.crops import overlap
+
+# Hounsfield units of what everybody knows; other units are split into thirds of the foreground.
+_TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0, 60.0), "bone": (300.0, 3100.0)}
+# These move values between neighbours or around their mean; they do not make a tissue look like another one.
+_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "motion", "ghosting", "spike", "speckle"}
+_FEW_VOXELS = 50
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A figure beyond its bound. step: the one that did it."""
+
+    step: str
+    figure: str
+    value: float
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.figure} is {self.value:.3g}, allowed is {self.bound:.3g}"
+
+
+@dataclass
+class _Measured:
+    """What was seen of all views so far."""
+
+    overlaps: list[float] = field(default_factory=list)
+    volume_changes: list[float] = field(default_factory=list)
+    stretches: list[float] = field(default_factory=list)
+    field_shares: list[float] = field(default_factory=list)
+    swapped: list[bool] = field(default_factory=list)
+    empty: list[bool] = field(default_factory=list)
+    survived: list[bool] = field(default_factory=list)
+    # tissue -> one (value before, step -> change of the mean) per view
+    drifts: dict[str, list[tuple[float, dict[str, float]]]] = field(default_factory=dict)
+
+
+def audit(
+    store: VolumeStore, maker: ViewMaker, *, seed: int = 0, count: int = 64, progress: Progress | None = None
+) -> tuple[dict[str, Any], list[Breach]]:
+    """Draw a pair of views for `count` items spread over the store and measure what the policy did.
+
+    Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds. Raises nothing by itself.
+    """
+    seen = _Measured()
+    rows = spread_rows(len(store), count)
+    for row in (progress or Silent()).track(rows, len(rows), "audit"):
+        pair = maker.draw(store.shape(row), store.affine(row), (seed, 0, row))
+        seen.overlaps.append(overlap(pair[0].frame, pair[1].frame))
+        kept = [_measure_view(store, maker, row, view, seen) for view in pair]
+        seen.survived += [min(shares) >= 0.5 for shares in zip(*kept, strict=True)]
+    figures = _figures(seen, len(rows))
+    return figures, list(_judge(maker, seen, figures))
+
+
+def spread_rows(total: int, count: int) -> list[int]:
+    """At most `count` rows, spread evenly over the store."""
+    return sorted({int(row) for row in np.linspace(0, total - 1, min(count, total))})
+
+
+def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> list[float]:
+    """Adds to what was seen; returns, for each label of the row's mask, the share of it that the view keeps."""
+    field_mm = np.array(store.shape(row)) * np.linalg.norm(store.affine(row)[:3, :3], axis=0)
+    axes = 2 if maker.flat else 3
+    ratio = np.array(view.spacing_mm)[:axes] / maker.nominal_pitch(store.shape(row), store.affine(row))[:axes]
+    seen.volume_changes.append(float(np.prod(ratio)))
+    seen.stretches.append(float(ratio.max() / ratio.min()))
+    seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
+    seen.swapped.append(bool(view.world[:3, 0] @ store.affine(row)[:3, 0] < 0))
+    _measure_values(store, maker, row, view, seen)
+    return _mask_kept(store, maker, row, view)
+
+
+def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
+    tissues: dict[str, np.ndarray] = {}
+    means: dict[str, list[tuple[str, float]]] = {}
+
+    def watch(step: str, values: np.ndarray) -> None:
+        if step == "geometry":
+            inside = foreground(values, maker, store.background(row))
+            least = 0.001 if maker.recipe.intensity.name == "binary" else 0.02
+            seen.empty.append(bool(inside.mean() < least))
+            tissues.update(_tissues(values, inside, maker))
+        for name, where in tissues.items():
+            means.setdefault(name, []).append((step, float(values[where].mean())))
+
+    maker.stored_view(store, row, view, watch)
+    for name, chain in means.items():
+        changes = {step: value - before for (_, before), (step, value) in pairwise(chain)}
+        seen.drifts.setdefault(name, []).append((chain[0][1], changes))
+
+
+def foreground(values: np.ndarray, maker: ViewMaker, background: float) -> np.ndarray:
+    """Where a view in stored units shows something: above -500 HU, half a shape, or a little above the background."""
+    fixed = {"binary": 0.5, "display": background + 0.05, "zscore": background + 0.25}
+    threshold = -500.0 if maker.recipe.stored_units == "HU" else fixed.get(maker.recipe.intensity.name, background + 1e-3)
+    return values > threshold
+
+
+def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[str, np.ndarray]:
+    if maker.recipe.stored_units == "HU":
+        found = {name: (values >= low) & (values <= high) for name, (low, high) in _TISSUES_HU.items()}
+    elif maker.recipe.intensity.name == "binary" or inside.sum() < _FEW_VOXELS:
+        return {}
+    else:
+        third, two_thirds = np.quantile(values[inside], (1 / 3, 2 / 3))
+        found = {
+            "dark": inside & (values <= third),
+            "middle": inside & (values > third) & (values <= two_thirds),
+            "bright": inside & (values > two_thirds),
+        }
+    return {name: where for name, where in found.items() if where.sum() >= _FEW_VOXELS}
+
+
+def _mask_kept(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters) -> list[float]:
+    shown = maker.render_mask(store, row, view)
+    whole = store.mask(row)
+    if shown is None or whole is None:
+        return []
+    voxel = abs(np.linalg.det(view.world[:3, :3])) / abs(np.linalg.det(store.affine(row)[:3, :3]))
+    before, after = (np.bincount(labels.ravel(), minlength=256)[1:] for labels in (whole, shown))
+    return [float(after[label] * voxel / before[label]) for label in np.flatnonzero(before)]
+
+
+def _figures(seen: _Measured, pairs: int) -> dict[str, Any]:
+    return {
+        "pairs": pairs,
+        "overlap": _spread(seen.overlaps),
+        "volume_change": _spread(seen.volume_changes),
+        "stretch_max": max(seen.stretches),
+        "field_share": _spread(seen.field_shares),
+        "swapped_share": float(np.mean(seen.swapped)),
+        "empty_share": float(np.mean(seen.empty)),
+        "mask_survival": float(np.mean(seen.survived)) if seen.survived else None,
+        "drift": {name: _drift_figures(views) for name, views in seen.drifts.items()},
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"min": float(min(values)), "mean": float(np.mean(values)), "max": float(max(values))}
+
+
+def _drift_figures(views: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
+    totals = [sum(changes.values()) for _, changes in views]
+    by_step: dict[str, list[float]] = {}
+    for _, changes in views:
+        for step, change in changes.items():
+            by_step.setdefault(step, []).append(abs(change))
+    return {
+        "views": len(views),
+        "value": float(np.mean([before for before, _ in views])),
+        "mean": float(np.mean(totals)),
+        "largest": float(max(totals, key=abs)),
+        "largest_by_step": {step: max(changes) for step, changes in sorted(by_step.items())},
+    }
+
+
+def _judge(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
+    bounds = maker.policy.audit
+    yield from _judge_geometry(maker, seen, figures)
+    if bounds.max_empty_share is not None and figures["empty_share"] > bounds.max_empty_share:
+        yield Breach("crop", "share of views that show next to nothing", figures["empty_share"], bounds.max_empty_share)
+    survival = figures["mask_survival"]
+    if bounds.min_mask_survival is not None and survival is not None and survival < bounds.min_mask_survival:
+        yield Breach("crop", "share of marked masks that both views keep", survival, bounds.min_mask_survival)
+    if bounds.max_drift is not None:
+        local = {step.name for step in maker.policy.steps if set(step.effects) <= _LOCAL_EFFECTS}
+        for name, views in seen.drifts.items():
+            yield from _judge_drift(name, views, local, bounds.max_drift, bounds.max_drift_share)
+
+
+def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
+    bounds = maker.policy.audit
+    least = maker.config.overlap
+    if figures["overlap"]["min"] < least - 1e-9:
+        yield Breach("crop", "overlap of a pair", figures["overlap"]["min"], least)
+    change = max(max(seen.volume_changes), 1 / min(seen.volume_changes))
+    if bounds.max_volume_change is not None and change > bounds.max_volume_change:
+        yield Breach("crop" if maker.keep else "scale", "physical volume of a view over the policy's", change, bounds.max_volume_change)
+    if figures["stretch_max"] > 1.001:
+        yield Breach("scale", "ratio of scales along two axes", figures["stretch_max"], 1.0)
+    if bounds.min_field_share is not None and figures["field_share"]["min"] < bounds.min_field_share:
+        yield Breach("crop", "share of the field's length in a view", figures["field_share"]["min"], bounds.min_field_share)
+    if bounds.max_swapped_share is not None and figures["swapped_share"] > bounds.max_swapped_share:
+        step = next((step.name for step in maker.policy.steps if step.name.startswith("flip")), "rotation")
+        yield Breach(step, "share of views with sides exchanged", figures["swapped_share"], bounds.max_swapped_share)
+
+
+def _judge_drift(name: str, views: list[tuple[float, dict[str, float]]], local: set[str], most: float, share: float) -> Iterable[Breach]:
+    worst: tuple[float, Breach] | None = None
+    for before, changes in views:
+        counted = {step: change for step, change in changes.items() if step not in local}
+        total, allowed = abs(sum(counted.values())), most + share * abs(before)
+        if total > allowed and (worst is None or total - allowed > worst[0]):
+            step = max(counted, key=lambda step: abs(counted[step]))
+            worst = total - allowed, Breach(step, f"change of {name}'s mean", total, allowed)
+    if worst:
+        yield worst[1]
