@@ -49,7 +49,7 @@ class _Measured:
     drifts: dict[str, list[tuple[float, dict[str, float]]]] = field(default_factory=dict)
 
 
-def audit(
+def measure(
     store: VolumeStore, maker: ViewMaker, *, seed: int = 0, count: int = 64, progress: Progress | None = None
 ) -> tuple[dict[str, Any], list[Breach]]:
     """Draw a pair of views for `count` items spread over the store and measure what the policy did.
