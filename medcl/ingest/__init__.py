@@ -11,7 +11,7 @@ _WHERE = {
     "Data": "medcl.ingest.data",
     "ingest": "medcl.ingest.run",
     "Summary": "medcl.ingest.run",
-    "convert": "medcl.ingest.convert",
+    "convert": "medcl.ingest.to_nifti",
     "IngestConfig": "medcl.ingest.settings",
     "LedgerEntry": "medcl.ingest.ledger",
 }

@@ -16,7 +16,7 @@ from medcl.ingest.records import Scan
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.sources import survey
 from medcl.ingest.tables import Table
-from medcl.ingest.workers import in_processes
+from medcl.ingest.workers import Workers
 
 
 @dataclass
@@ -38,12 +38,12 @@ def collect(
     not there.
     """
     found = survey(sources)
-    planned = plan(found, tables, config, jobs, progress)
-    read = partial(read_unit, config=config, keep_voxels=keep_voxels)
     results: dict[int, UnitResult] = {}
-    work = in_processes(read, planned.units, jobs, lambda unit: refused(unit, "decoder_died"))
-    for index, result in progress.track(work, len(planned.units), "reading volumes"):
-        results[index] = result
+    with Workers(jobs) as workers:
+        planned = plan(found, tables, config, workers, progress)
+        read = partial(read_unit, config=config, keep_voxels=keep_voxels)
+        work = workers.work(read, planned.units, lambda unit: refused(unit, "decoder_died"))
+        results.update(progress.track(work, len(planned.units), "reading volumes"))
     whole = Collection(fates=list(planned.fates), files=len(found.files) + len(found.fates))
     masks: list[Mask] = []
     for index in range(len(planned.units)):

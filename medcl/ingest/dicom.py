@@ -24,14 +24,17 @@ def is_picture(frame: Frame) -> bool:
     return frame.header.modality in PICTURE_MODALITIES
 
 
-def read_group(frames: list[Frame], config: IngestConfig) -> Outcome:
-    """Volumes of one group of frames (see dicom_series.group). Never raises Refused: every file gets its fate."""
+def read_group(frames: list[Frame], config: IngestConfig, flags: tuple[str, ...] = ()) -> Outcome:
+    """Volumes of one group of frames (see dicom_series.group). Never raises Refused: every file gets its fate.
+
+    flags: doubts about the whole group, added to every volume.
+    """
     outcome = Outcome()
     try:
         found, dropped = _ordered(frames, config)
-        scans = [_volume_scan(stack, config) for stack in found]
+        scans = [_volume_scan(stack, config, flags) for stack in found]
     except Refused as refusal:
-        outcome.fates = [Fate(path, refusal.reason, refusal.detail) for path in _paths(frames)]
+        outcome.fates = [_blame(path, refusal) for path in _paths(frames)]
         return outcome
     outcome.scans = scans
     used = {frame.header.path for stack in found for frame in stack.frames}
@@ -39,6 +42,13 @@ def read_group(frames: list[Frame], config: IngestConfig) -> Outcome:
         outcome.fates += [Fate(path, "ok", volume=scan.identity.volume) for path in _paths(stack.frames)]
     outcome.fates += [Fate(drop.frame.header.path, drop.reason) for drop in dropped if drop.frame.header.path not in used]
     return outcome
+
+
+def _blame(path: str, refusal: Refused) -> Fate:
+    """The file that broke the stack gets the reason, the others point to it; a flaw of the whole stack is everyone's."""
+    if refusal.path and refusal.path != path:
+        return Fate(path, "stack_broken")
+    return Fate(path, refusal.reason, refusal.detail)
 
 
 def read_pictures(frames: list[Frame], config: IngestConfig) -> Iterator[Scan]:
@@ -75,12 +85,12 @@ def _ordered(frames: list[Frame], config: IngestConfig) -> tuple[list[Stack], li
     return found, dropped
 
 
-def _volume_scan(stack: Stack, config: IngestConfig) -> Scan:
+def _volume_scan(stack: Stack, config: IngestConfig, group_flags: tuple[str, ...]) -> Scan:
     volume, flags = _volume(stack, config)
     first = stack.frames[0]
     names = sorted(f"{frame.header.instance or frame.header.relative}#{frame.number}" for frame in stack.frames)
     identity = _identity(stack.frames, hashlib.sha256("\n".join(names).encode()).hexdigest())
-    facts = _facts(first, stack.time_index, (*first.header.flags, *stack.flags, *flags))
+    facts = _facts(first, stack.time_index, (*first.header.flags, *stack.flags, *flags, *group_flags))
     if any(stack.shear_mm):
         facts.sequence["gantry_tilt_deg"] = round(tilt_degrees(stack), 3)
     return describe(volume, identity, _source(stack.frames, volume, config, stack.time_index), facts)
@@ -105,14 +115,22 @@ def _volume(stack: Stack, config: IngestConfig) -> tuple[Volume, list[str]]:
 
 def voxels(stack: Stack) -> np.ndarray:
     """(columns, rows, slices) values in the header's units, each slice rescaled by its own slope and intercept."""
-    first = real_values(stored_values(stack.frames[0]), stack.frames[0])
+    first = _slice(stack.frames[0])
     whole = np.empty((len(stack.frames), *first.shape), dtype=first.dtype)
     for index, frame in enumerate(stack.frames):
-        values = first if index == 0 else real_values(stored_values(frame), frame)
+        values = first if index == 0 else _slice(frame)
         if values.dtype != whole.dtype:
             whole = whole.astype(np.float32)
         whole[index] = values
     return whole.transpose(2, 1, 0)
+
+
+def _slice(frame: Frame) -> np.ndarray:
+    try:
+        return real_values(stored_values(frame), frame)
+    except Refused as refusal:
+        refusal.path = frame.header.path
+        raise
 
 
 def _units(stack: Stack) -> tuple[Units, list[str]]:
@@ -136,7 +154,7 @@ def _picture(frame: Frame) -> tuple[Volume, tuple[str, ...]]:
 
 def _digest(frame: Frame) -> bytes:
     """Hash of a frame's pixels and scaling."""
-    content = np.ascontiguousarray(stored_values(frame))
+    content = np.ascontiguousarray(_slice(frame))
     return hashlib.sha256(repr((content.shape, frame.slope, frame.intercept)).encode() + content.tobytes()).digest()
 
 

@@ -17,6 +17,7 @@ from medcl.ingest.settings import IngestConfig
 
 VOLUME_MODALITIES = {"CT", "MR", "PT", "NM"}
 PICTURE_MODALITIES = {"CR", "DX", "MG", "US", "XA", "RF", "IO", "PX"}
+_DAMAGE = {"truncated", "pixel_length", "bad_header", "rescale_slope_zero", "rescale_invalid", "decode_failed", "too_large"}
 _LOCALIZER_WORDS = {"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM"}
 _DERIVED_WORDS = {
     "MPR", "CSA MPR", "PROJECTION IMAGE", "MIP", "MINIP", "CSA MIP", "AVERAGE", "SUBTRACT", "RCBF", "RCBV", "MTT", "TTP", "PERFUSION",
@@ -29,7 +30,8 @@ _BODY_PARTS = (
 )  # fmt: skip
 _NUMBERS = {
     "slice_thickness_mm": "SliceThickness", "kvp": "KVP", "tube_current_ma": "XRayTubeCurrent", "repetition_time_ms": "RepetitionTime",
-    "echo_time_ms": "EchoTime", "inversion_time_ms": "InversionTime", "flip_angle_deg": "FlipAngle", "field_strength_t": "MagneticFieldStrength",
+    "echo_time_ms": "EchoTime", "inversion_time_ms": "InversionTime", "flip_angle_deg": "FlipAngle",
+    "field_strength_t": "MagneticFieldStrength",
 }  # fmt: skip
 _PEOPLE = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy")
 
@@ -38,17 +40,22 @@ def read_frames(path: str, relative: str, config: IngestConfig) -> list[Frame]:
     """The frames of one DICOM file, without their pixels. Raises Refused with the code of why it is not used."""
     dataset, pixels = open_header(path)
     with quiet_pydicom():
+        fields = Fields(dataset)
         reason = why_not_an_image(dataset)
         if reason:
             raise Refused(reason)
         if pixels is None:
-            raise Refused("no_pixel_data" if Fields(dataset).text("SOPClassUID") else "unreadable")
-        check_layout(pixels, config.budget_bytes)
-        header = _header(path, relative, dataset, pixels)
-        _refuse_by_kind(header, config)
-        if header.modality in PICTURE_MODALITIES:
-            return [_plain_frame(header, Fields(dataset), number) for number in range(pixels.frames)]
-        return _volume_frames(header, Fields(dataset))
+            raise Refused("no_pixel_data" if fields.text("SOPClassUID") else "unreadable")
+        try:
+            check_layout(pixels, config.budget_bytes)
+            header = _header(path, relative, dataset, pixels)
+            _refuse_by_kind(header, config)
+            if header.modality in PICTURE_MODALITIES:
+                return [_plain_frame(header, fields, number) for number in range(pixels.frames)]
+            return _volume_frames(header, fields)
+        except Refused as refusal:
+            refusal.series = fields.text("SeriesInstanceUID") if refusal.reason in _DAMAGE else ""
+            raise
 
 
 def _volume_frames(header: Header, fields: Fields) -> list[Frame]:

@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import pydicom
+from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
@@ -32,7 +33,8 @@ _SOP_FAMILIES = (
     ("1.2.840.10008.5.1.4.1.1.68.", "non_image_object"), ("1.2.840.10008.5.1.4.34.", "radiotherapy_object"),
 )  # fmt: skip
 _MODALITY_REASONS = {
-    "SR": "structured_report", "SEG": "segmentation_object", "KO": "key_objects", "PR": "presentation_state", "RTSTRUCT": "radiotherapy_object",
+    "SR": "structured_report", "SEG": "segmentation_object", "KO": "key_objects", "PR": "presentation_state",
+    "RTSTRUCT": "radiotherapy_object",
     "RTPLAN": "radiotherapy_object", "RTDOSE": "radiotherapy_object", "RTRECORD": "radiotherapy_object", "DOC": "non_image_object",
     "ECG": "non_image_object", "REG": "non_image_object", "SC": "secondary_capture",
 }  # fmt: skip
@@ -112,7 +114,7 @@ class Frame:
 @contextmanager
 def quiet_pydicom():
     """pydicom's warnings quote values of the header: nothing of them may reach a log. Its settings are put back."""
-    config: Any = pydicom.config
+    config: Any = pydicom_config
     before = config.settings.reading_validation_mode
     level = config.logger.level
     config.settings.reading_validation_mode = config.IGNORE

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
 from medcl.ingest.ledger import Refused
@@ -184,9 +185,8 @@ def _whole(path: str) -> Dataset:
     """The whole file through pydicom: for compressed, colour and look-up-table pixels."""
     dataset = pydicom.dcmread(path, force=True)
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
-        dataset.file_meta = getattr(dataset, "file_meta", None) or pydicom.dataset.FileMetaDataset()
+        dataset.file_meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
         implicit, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = (
-            "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little is not False else "1.2.840.10008.1.2.2"
-        )
+        syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little is not False else "1.2.840.10008.1.2.2"
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
     return dataset

@@ -13,9 +13,11 @@ from medcl.ingest.tables import Table
 
 MOST_CLASSES = 32
 _MISSING = {"", "nan", "na", "n/a", "none", "null", "?"}
-_PRIVATE_WORDS = frozenset(
-    ["name", "names", "date", "birth", "dob", "id", "ids", "uid", "uri", "url", "doi", "file", "path", "address", "phone", "mail", "email", "location", "hospital", "institution", "physician", "doctor", "radiologist", "time", "license", "licence", "note", "notes", "text", "report", "comment", "comments", "mode", "orig", "original", "xywh", "scale", "offset", "width", "height"]
-)
+_PRIVATE_WORDS = {
+    "name", "names", "date", "birth", "dob", "id", "ids", "uid", "uri", "url", "doi", "file", "path", "address", "phone", "mail", "email",
+    "location", "hospital", "institution", "physician", "doctor", "radiologist", "time", "license", "licence", "note", "notes", "text",
+    "report", "comment", "comments", "mode", "orig", "original", "xywh", "scale", "offset", "width", "height",
+}  # fmt: skip
 _PRIVATE_PARTS = re.compile(
     r"name|birth|phone|address|hospital|physician|radiologist|instituti|uid|date$|^date|filepath|comment", re.IGNORECASE
 )

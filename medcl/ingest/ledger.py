@@ -49,6 +49,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "ambiguous_positions": ("refused", "several slices at one position and nothing that tells them apart"),
     "conflicting_copies": ("refused", "two files claim to be the same image and differ"),
     "gantry_tilt": ("refused", "gantry tilt; set tilt to correct or keep"),
+    "stack_broken": ("refused", "another slice of its stack was refused, see there"),
     "self_check": ("refused", "a slice would be more than 0.1 mm away from where its header puts it"),
     # refused, DICOM: pixels
     "no_pixel_data": ("refused", "an image object without pixel data"),
@@ -96,6 +97,9 @@ class Refused(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        # The series it belongs to and the file that is to blame, where known; private, never written.
+        self.series = ""
+        self.path = ""
 
 
 @dataclass(frozen=True)

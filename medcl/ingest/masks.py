@@ -122,7 +122,7 @@ def _choose(mask: Mask, fitting: list[int], candidates: list[int], scans: Sequen
         return None, _without_fit(mask, base, candidates, scans)
     if len(fitting) == 1:
         return fitting[0], ""
-    alike = sorted(((len(os.path.commonprefix([base, _image_stem(scans[index])])), index) for index in fitting), reverse=True)
+    alike = sorted(((_letters_in_common(base, _image_stem(scans[index])), index) for index in fitting), reverse=True)
     return (alike[0][1], "") if alike[0][0] > alike[1][0] else (None, "mask_ambiguous")
 
 
@@ -130,6 +130,11 @@ def _without_fit(mask: Mask, base: str, candidates: list[int], scans: Sequence[S
     """No image on this grid: either the image is elsewhere, or one that shares its name has another grid."""
     shared = [index for index in candidates if len(base) > 3 and _image_stem(scans[index]).startswith(base)]
     return "mask_grid" if shared or any(scans[index].source.reader == "dicom" for index in candidates) else "mask_without_image"
+
+
+def _letters_in_common(one: str, other: str) -> int:
+    """Length of the beginning that two names share."""
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _image_stem(scan: Scan) -> str:

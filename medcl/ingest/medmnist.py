@@ -20,7 +20,8 @@ from medcl.ingest.settings import IngestConfig
 SPLITS = ("train", "val", "test")
 _KNOWN = {
     "pneumoniamnist": "xray", "chestmnist": "xray", "breastmnist": "ultrasound", "organamnist": "ct", "organcmnist": "ct",
-    "organsmnist": "ct", "organmnist3d": "ct", "nodulemnist3d": "ct", "fracturemnist3d": "ct", "adrenalmnist3d": "shape", "vesselmnist3d": "shape",
+    "organsmnist": "ct", "organmnist3d": "ct", "nodulemnist3d": "ct", "fracturemnist3d": "ct", "adrenalmnist3d": "shape",
+    "vesselmnist3d": "shape",
 }  # fmt: skip
 
 

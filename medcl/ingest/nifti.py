@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.nifti1 import Nifti1Image, Nifti1Pair
+from nibabel.nifti2 import Nifti2Image
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medcl.foundation.types import Units, Volume
 from medcl.ingest.hints import Hint
@@ -56,7 +61,7 @@ def read_again(source: Source, config: IngestConfig) -> Volume:
 
 def read_mask(path: str, config: IngestConfig) -> Volume:
     """A mask as whole numbers (rounded where stored as floats that are nearly whole). Raises Refused."""
-    opened = open_nifti(path, config)
+    opened = open_nifti(path, config, may_be_blank=True)
     values = opened.values if opened.values.ndim == 3 else None
     if values is None:
         raise Refused("dimensions", "a mask must be 3D")
@@ -68,13 +73,15 @@ def read_mask(path: str, config: IngestConfig) -> Volume:
     return Volume(rounded.astype(kind), opened.affine, "mask", "arbitrary")
 
 
-def open_nifti(path: str, config: IngestConfig) -> Opened:
+def open_nifti(path: str, config: IngestConfig, may_be_blank: bool = False) -> Opened:
     """Read and check one file. Raises Refused with the code of what is wrong."""
     image = _load(path, config.budget_bytes)
     header = image.header
     shape = _checked_shape(header, config.budget_bytes)
     affine, flags = _affine(image, config.nifti_orientation)
     values = _values(image, shape, config.not_finite)
+    if not may_be_blank and values.max() == values.min():
+        raise Refused("blank")
     if values.dtype.kind == "f" and config.not_finite == "zero" and not np.isfinite(values).all():
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         flags.append("not_finite_zeroed")
@@ -88,13 +95,13 @@ def _load(path: str, budget: int) -> Any:
         if header_path == data_path:
             return _single(header_bytes)
         holders = {
-            "header": nib.FileHolder(fileobj=BytesIO(header_bytes)),
-            "image": nib.FileHolder(fileobj=BytesIO(_bytes_of(data_path, budget))),
+            "header": FileHolder(fileobj=BytesIO(header_bytes)),
+            "image": FileHolder(fileobj=BytesIO(_bytes_of(data_path, budget))),
         }
         if header_bytes[344:348] != b"ni1\0":
             raise Refused("analyze_format")
-        return nib.nifti1.Nifti1Pair.from_file_map(holders)
-    except (nib.spatialimages.HeaderDataError, nib.filebasedimages.ImageFileError, nib.wrapstruct.WrapStructError, ValueError) as error:
+        return Nifti1Pair.from_file_map(holders)
+    except (HeaderDataError, ImageFileError, WrapStructError, ValueError) as error:
         raise Refused("unreadable", type(error).__name__) from None
 
 
@@ -102,9 +109,9 @@ def _single(content: bytes) -> Any:
     if len(content) < 348:
         raise Refused("truncated", f"{len(content)} bytes")
     if content[344:347] == b"n+1":
-        return nib.nifti1.Nifti1Image.from_bytes(content)
+        return Nifti1Image.from_bytes(content)
     if content[4:7] == b"n+2":
-        return nib.nifti2.Nifti2Image.from_bytes(content)
+        return Nifti2Image.from_bytes(content)
     if content[344:347] == b"ni1":
         raise Refused("missing_pair")
     raise Refused("analyze_format" if int.from_bytes(content[:4], "little") == 348 else "unreadable")
@@ -195,8 +202,6 @@ def _values(image: Any, shape: tuple[int, ...], not_finite: str) -> np.ndarray:
             raise Refused("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
     if values.dtype.byteorder == ">":
         values = values.astype(values.dtype.newbyteorder("="))
-    if values.size and values.max() == values.min():
-        raise Refused("blank")
     return values
 
 
@@ -239,7 +244,7 @@ def _form(header: Any, name: str) -> np.ndarray | None:
         return None
     try:
         return header.get_sform() if name == "sform" else header.get_qform()
-    except (nib.spatialimages.HeaderDataError, ValueError):
+    except (HeaderDataError, ValueError):
         raise Refused("bad_affine", f"{name} is not a rotation") from None
 
 

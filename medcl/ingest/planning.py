@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from medcl.foundation.errors import UserError
 from medcl.foundation.progress import Progress
 from medcl.ingest.hints import Hint, from_name, is_mask_name, laid_over
 from medcl.ingest.ledger import Fate, Refused
 from medcl.ingest.readers import DICOM_GROUP, DICOM_PICTURE, MASK, NIFTI, NPZ, PICTURE, Unit
-from medcl.ingest.settings import IngestConfig
+from medcl.ingest.records import Identity
+from medcl.ingest.settings import Columns, IngestConfig
 from medcl.ingest.sources import Met, Survey
-from medcl.ingest.tables import Table
-from medcl.ingest.workers import in_processes
+from medcl.ingest.tables import Table, read_csv
+from medcl.ingest.workers import Workers
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
@@ -25,10 +28,11 @@ _FATES_BY_KIND = {"empty": "empty_file", "other": "not_an_image", "table": "not_
 
 @dataclass
 class Plan:
-    """Units to read, and the files whose fate is already known."""
+    """Units to read, and the files whose fate is already known. damaged: series that lost a file to a refusal."""
 
     units: list[Unit] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
+    damaged: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,13 @@ class HeaderTask:
     config: IngestConfig
 
 
-def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, jobs: int, progress: Progress) -> Plan:
-    """Read DICOM headers, group them, and make a unit of every other file that is an image or a mask."""
+def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: Workers, progress: Progress) -> Plan:
+    """Read DICOM headers, group them, and make a unit of every other file that is an image or a mask.
+
+    BIDS' participants.tsv is read for age and sex wherever it lies among the sources.
+    """
     result = Plan(fates=list(found.fates))
+    tables = [*tables, *_participants(found.files)]
     given = {os.path.realpath(table.path) for table in tables}
     by_kind: dict[str, list[Met]] = {}
     for met in found.files:
@@ -49,42 +57,52 @@ def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, jobs: int
     for kind, reason in _FATES_BY_KIND.items():
         for met in by_kind.get(kind, []):
             result.fates.append(Fate(met.path, "table" if os.path.realpath(met.path) in given else reason))
-    _plan_dicom(by_kind.get("dicom", []), result, config, jobs, progress)
+    _plan_dicom(by_kind.get("dicom", []), result, config, workers, progress)
     _plan_nifti(by_kind.get("nifti", []), result, tables)
     _plan_pictures(by_kind.get("picture", []), result, tables)
     result.units += [Unit(NPZ, (met,), hint=Hint()) for met in by_kind.get("npz", [])]
     return result
 
 
-def read_headers(task: HeaderTask) -> tuple[list[Frame], list[Fate]]:
+@dataclass
+class Headers:
+    """What a HeaderTask came to. damaged: series that a refused file says it belongs to."""
+
+    frames: list[Frame] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    damaged: set[str] = field(default_factory=set)
+
+
+def read_headers(task: HeaderTask) -> Headers:
     """Frames and fates of some DICOM files. Never raises."""
     from medcl.ingest.dicom_frames import read_frames
 
-    frames: list[Frame] = []
-    fates: list[Fate] = []
+    result = Headers()
     for met in task.files:
         try:
-            frames += read_frames(met.path, met.relative, task.config)
+            result.frames += read_frames(met.path, met.relative, task.config)
         except Refused as refusal:
-            fates.append(Fate(met.path, refusal.reason, refusal.detail))
+            result.fates.append(Fate(met.path, refusal.reason, refusal.detail))
+            result.damaged |= {refusal.series} if refusal.series else set()
         except PermissionError:
-            fates.append(Fate(met.path, "no_permission"))
+            result.fates.append(Fate(met.path, "no_permission"))
         except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
-            fates.append(Fate(met.path, "unreadable" if isinstance(error, OSError | RecursionError) else "internal", type(error).__name__))
-    return frames, fates
+            known = isinstance(error, OSError | RecursionError)
+            result.fates.append(Fate(met.path, "unreadable" if known else "internal", type(error).__name__))
+    return result
 
 
-def _dead_headers(task: HeaderTask) -> tuple[list[Frame], list[Fate]]:
-    return [], [Fate(met.path, "decoder_died") for met in task.files]
+def _dead_headers(task: HeaderTask) -> Headers:
+    return Headers(fates=[Fate(met.path, "decoder_died") for met in task.files])
 
 
-def _plan_dicom(files: list[Met], result: Plan, config: IngestConfig, jobs: int, progress: Progress) -> None:
+def _plan_dicom(files: list[Met], result: Plan, config: IngestConfig, workers: Workers, progress: Progress) -> None:
     if not files:
         return
     from medcl.ingest.dicom import is_picture
     from medcl.ingest.dicom_series import group
 
-    frames = _frames_of(files, result, config, jobs, progress)
+    frames = _frames_of(files, result, config, workers, progress)
     met_of = {met.path: met for met in files}
     pictures: dict[str, list[Frame]] = {}
     slices: list[Frame] = []
@@ -97,23 +115,24 @@ def _plan_dicom(files: list[Met], result: Plan, config: IngestConfig, jobs: int,
         result.units.append(Unit(DICOM_PICTURE, (met_of[path],), tuple(shots)))
     for members in group(slices):
         paths = dict.fromkeys(frame.header.path for frame in members)
-        result.units.append(Unit(DICOM_GROUP, tuple(met_of[path] for path in paths), tuple(members)))
+        flags = ("series_lost_a_file",) if members[0].header.patient.series in result.damaged else ()
+        result.units.append(Unit(DICOM_GROUP, tuple(met_of[path] for path in paths), tuple(members), flags=flags))
 
 
-def _frames_of(files: list[Met], result: Plan, config: IngestConfig, jobs: int, progress: Progress) -> list[Frame]:
+def _frames_of(files: list[Met], result: Plan, config: IngestConfig, workers: Workers, progress: Progress) -> list[Frame]:
     tasks = [HeaderTask(tuple(files[at : at + HEADERS_PER_TASK]), config) for at in range(0, len(files), HEADERS_PER_TASK)]
-    frames: list[Frame] = []
+    done: list[Headers] = []
     alone: list[HeaderTask] = []
-    for index, (some, fates) in progress.track(in_processes(read_headers, tasks, jobs, _dead_headers), len(tasks), "reading headers"):
-        if any(fate.reason == "decoder_died" for fate in fates) and len(tasks[index].files) > 1:
+    for index, headers in progress.track(workers.work(read_headers, tasks, _dead_headers), len(tasks), "reading headers"):
+        if any(fate.reason == "decoder_died" for fate in headers.fates) and len(tasks[index].files) > 1:
             alone += [HeaderTask((met,), config) for met in tasks[index].files]
-            continue
-        frames += some
-        result.fates += fates
-    for _, (some, fates) in in_processes(read_headers, alone, min(jobs, 1), _dead_headers):
-        frames += some
-        result.fates += fates
-    return frames
+        else:
+            done.append(headers)
+    done += [headers for _, headers in workers.work(read_headers, alone, _dead_headers)]
+    for headers in done:
+        result.fates += headers.fates
+        result.damaged |= headers.damaged
+    return [frame for headers in done for frame in headers.frames]
 
 
 def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table]) -> None:
@@ -145,4 +164,17 @@ def hint_of(met: Met, tables: Sequence[Table]) -> tuple[Hint, bool]:
         rows = table.rows_for_file(met.path, met.relative)
         if rows:
             hint, named = laid_over(hint, table.hint(rows[0])), True
+            continue
+        _, rows = table.rows_for(Identity(hint.patient, hint.study))
+        if rows and "file" not in table.roles:
+            hint = laid_over(replace(table.hint(rows[0]), modality=""), hint)
     return hint, named
+
+
+def _participants(files: Sequence[Met]) -> list[Table]:
+    found = []
+    for met in files:
+        if os.path.basename(met.path).lower() == "participants.tsv":
+            with suppress(UserError):
+                found.append(read_csv(met.path, Columns(), ("patient",), "BIDS"))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from medcl.foundation.errors import UserError
@@ -29,7 +29,8 @@ class Unit:
     reader: str
     files: tuple[Met, ...]
     frames: tuple[Frame, ...] = ()
-    hint: Hint = Hint()
+    hint: Hint = field(default_factory=Hint)
+    flags: tuple[str, ...] = ()
 
 
 @dataclass
@@ -99,7 +100,7 @@ def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
     if unit.reader == DICOM_GROUP:
         from medcl.ingest import dicom
 
-        return dicom.read_group(list(unit.frames), config)
+        return dicom.read_group(list(unit.frames), config, unit.flags)
     met = unit.files[0]
     outcome = Outcome()
     for scan in _reader_of(unit, config)():

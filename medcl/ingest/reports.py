@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medcl.ingest.privacy import Hasher, scrub
 from medcl.ingest.records import Scan
@@ -14,15 +15,17 @@ from medcl.ingest.tables import Table
 FEWEST_WORDS = 3
 _SECTIONS = {
     "findings": ("findings", "finding", "befund", "befunde", "résultats", "resultats", "hallazgos"),
-    "impression": ("impression", "impressions", "conclusion", "conclusions", "opinion", "beurteilung", "zusammenfassung", "impresión", "conclusión"),
-    "other": ("technique", "comparison", "history", "indication", "clinical history", "clinical information", "exam", "examination", "technik",
-              "vergleich", "indikation", "procedure", "recommendation", "recommendations", "addendum"),
+    "impression": ("impression", "impressions", "conclusion", "conclusions", "opinion", "beurteilung", "zusammenfassung", "impresión",
+                   "conclusión"),
+    "other": ("technique", "comparison", "history", "indication", "clinical history", "clinical information", "exam", "examination",
+              "technik", "vergleich", "indikation", "procedure", "recommendation", "recommendations", "addendum"),
 }  # fmt: skip
+_NAMES = "|".join(sorted({name for names in _SECTIONS.values() for name in names}, key=len, reverse=True))
+# `Findings:`, `Findings -`, `Conclusion / Impression:` at the start of a line or sentence; in capitals or alone on its line
+# a heading needs no colon.
 _HEADING = re.compile(
-    r"(?:(?<=^)|(?<=[\n.;]))\s*("
-    + "|".join(sorted({name for names in _SECTIONS.values() for name in names}, key=len, reverse=True))
-    + r")\s*:\s*",
-    re.IGNORECASE,
+    rf"(?:^|(?<=[\n.;]))[ \t]*(?:(?i:({_NAMES})(?:\s*[/&]\s*(?:{_NAMES}))?)[ \t]*(?::|[ \t][-–][ \t])"
+    rf"|({_NAMES.upper()})(?=\s)|(?i:({_NAMES}))(?=\n))\s*"
 )
 _LANGUAGE_WORDS = {
     "en": {"the", "is", "and", "of", "no", "with", "are", "there", "in"},
@@ -32,9 +35,11 @@ _LANGUAGE_WORDS = {
 }
 _MOJIBAKE = re.compile(r"Ã[\x80-\xbf]|â€|�")
 # Words of a patient's header that are also plain words of reports: never scrubbed as names.
-PLAIN_WORDS = frozenset(
-    ["patient", "test", "phantom", "chest", "head", "heart", "lung", "left", "right", "normal", "small", "large", "male", "female", "none", "null", "unknown", "anonymous", "anonymized", "study", "series", "hospital", "clinic", "center", "centre", "university", "medical", "department", "radiology", "imaging", "made", "case", "subject", "research"]
-)
+PLAIN_WORDS = {
+    "patient", "test", "phantom", "chest", "head", "heart", "lung", "left", "right", "normal", "small", "large", "male", "female", "none",
+    "null", "unknown", "anonymous", "anonymized", "study", "series", "hospital", "clinic", "center", "centre", "university", "medical",
+    "department", "radiology", "imaging", "made", "case", "subject", "research",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Report:
     flags: tuple[str, ...]
     scans: tuple[int, ...]
 
-    def row(self) -> dict[str, object]:
+    def row(self) -> dict[str, Any]:
         """The row of reports.parquet."""
         return {name: getattr(self, name) for name in ("report_id", "study_key", "text", "findings", "impression", "language")} | {
             "flags": list(self.flags)
@@ -129,7 +134,8 @@ def sections_of(text: str) -> dict[str, str]:
     found = {"findings": "", "impression": "", "other": ""}
     marks = list(_HEADING.finditer(text))
     for mark, following in zip(marks, [*marks[1:], None], strict=False):
-        section = next(name for name, headings in _SECTIONS.items() if mark[1].lower() in headings)
+        heading = (mark[1] or mark[2] or mark[3]).lower()
+        section = next(name for name, headings in _SECTIONS.items() if heading in headings)
         body = text[mark.end() : following.start() if following else len(text)].strip()
         found[section] = f"{found[section]} {body}".strip()
     return found

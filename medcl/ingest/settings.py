@@ -29,8 +29,8 @@ class Columns(Settings):
 class SplitConfig(Settings):
     """Shares of patients in val and test where the data bring no split of their own; `stratify`: a label column."""
 
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
+    val: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.2, ge=0, lt=1)
     seed: int = 0
     stratify: str | None = None
 
@@ -60,8 +60,8 @@ class IngestConfig(Settings):
     tilt: Literal["correct", "keep", "refuse"] = "correct"
     nifti_orientation: Literal["strict", "sform", "qform"] = "strict"
     not_finite: Literal["refuse", "zero"] = "refuse"
-    min_slices: int = Field(2, ge=2)
-    budget_gib: float = Field(2.0, gt=0)
+    min_slices: int = Field(default=2, ge=2)
+    budget_gib: float = Field(default=2.0, gt=0)
     split: SplitConfig = SplitConfig()
 
     @property

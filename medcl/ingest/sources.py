@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
+from medcl.ingest.hints import NIFTI_SUFFIXES
 from medcl.ingest.ledger import Fate
 
 HEAD_BYTES = 352
 _NIFTI_MAGIC = (b"n+1\0", b"ni1\0")
+_KINDS_BY_NAME = {
+    "npz": (".npz",),
+    "table": (".csv", ".tsv"),
+    "other": (".txt", ".json", ".yaml", ".yml", ".md", ".html", ".xml", ".xlsx", ".pdf", ".py"),
+    "dicom": (".dcm", ".ima"),
+}
 _PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
 
@@ -108,24 +115,24 @@ def kind_of(path: str) -> str:
     """dicom, nifti, picture, npz, table, empty or other; by the first bytes, and the name where they do not say."""
     with open(path, "rb") as handle:
         head = handle.read(HEAD_BYTES)
+    lower = os.path.basename(path).lower()
     if not head:
         return "empty"
-    lower = os.path.basename(path).lower()
-    if lower.endswith((".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")):
+    if lower.endswith(NIFTI_SUFFIXES):
         return "nifti"
+    return _kind_by_bytes(head) or _kind_by_name(lower) or ("dicom" if _looks_like_dicom(head) else "other")
+
+
+def _kind_by_bytes(head: bytes) -> str:
     if head[128:132] == b"DICM":
         return "dicom"
-    if lower.endswith(".npz") and head[:4] == b"PK\x03\x04":
-        return "npz"
     if head.startswith(_PICTURE_MAGIC):
         return "picture"
-    if head[344:348] in _NIFTI_MAGIC or head[4:8] in (b"n+2\0", b"ni2\0"):
-        return "nifti"
-    if lower.endswith((".csv", ".tsv", ".txt", ".json", ".yaml", ".yml", ".md", ".html", ".xml", ".xlsx", ".pdf", ".py")):
-        return "table" if lower.endswith((".csv", ".tsv")) else "other"
-    if lower.endswith((".dcm", ".ima")) or _looks_like_dicom(head):
-        return "dicom"
-    return "other"
+    return "nifti" if head[344:348] in _NIFTI_MAGIC or head[4:8] in (b"n+2\0", b"ni2\0") else ""
+
+
+def _kind_by_name(lower: str) -> str:
+    return next((kind for kind, suffixes in _KINDS_BY_NAME.items() if lower.endswith(suffixes)), "")
 
 
 def _looks_like_dicom(head: bytes) -> bool:

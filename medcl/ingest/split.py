@@ -13,7 +13,7 @@ def split_patients(patients: Sequence[str], hashes: Sequence[str], strata: Seque
     """One of train, val, test for every item; items of one patient, or with equal pixels, always go together.
 
     patients, hashes (pixel hashes), strata: one entry per item. The draw depends on the pixels and the seed alone, not
-    on names, order or the hash key. Every stratum is dealt out by the same shares.
+    on names, order or the hash key. Every stratum gets its share.
     """
     people = _together(patients, hashes)
     members: dict[int, list[int]] = defaultdict(list)
@@ -22,20 +22,32 @@ def split_patients(patients: Sequence[str], hashes: Sequence[str], strata: Seque
     by_stratum: dict[str, list[int]] = defaultdict(list)
     for person in sorted(members, key=lambda one: min(hashes[index] for index in members[one])):
         by_stratum[max(strata[index] for index in members[person])].append(person)
-    result = [""] * len(patients)
+    line = []
     for stratum in sorted(by_stratum):
         order = generator(config.seed, f"split {stratum}").permutation(len(by_stratum[stratum]))
-        for rank, place in enumerate(order):
-            part = _part((rank + 0.5) / len(order), config)
-            for index in members[by_stratum[stratum][int(place)]]:
-                result[index] = part
+        line += [by_stratum[stratum][int(place)] for place in order]
+    result = [""] * len(patients)
+    for person, part in zip(line, _dealt(len(line), config), strict=True):
+        for index in members[person]:
+            result[index] = part
     return result
 
 
-def _part(position: float, config: SplitConfig) -> str:
-    if position < config.test:
-        return "test"
-    return "val" if position < config.test + config.val else "train"
+def _dealt(count: int, config: SplitConfig) -> list[str]:
+    """Parts dealt along a line at even distances: every stretch of it, so every stratum, gets its share, however small."""
+    start = generator(config.seed, "split start").uniform(0, 1, 2)
+    parts, rest = [], 0
+    for place in range(count):
+        if _crosses(place, config.test, start[0]):
+            parts.append("test")
+            continue
+        parts.append("val" if _crosses(rest, config.val / (1 - config.test), start[1]) else "train")
+        rest += 1
+    return parts
+
+
+def _crosses(place: int, share: float, start: float) -> bool:
+    return int((place + 1) * share + start) > int(place * share + start)
 
 
 def _together(patients: Sequence[str], hashes: Sequence[str]) -> list[int]:

@@ -69,12 +69,18 @@ class Table:
         )
 
     def rows_for_file(self, path: str, relative: str) -> list[int]:
-        """Rows whose file column names this file: by place, else by relative path, name or stem where that is unique."""
+        """Rows whose file column names this file: by place (its own, or its folder's), else by relative path, name or stem."""
         if "file" not in self.roles:
             return []
         index = self._file_index()
         full = os.path.realpath(path)
-        for key in (f"real:{full}", f"name:{_slashes(relative)}", f"name:{os.path.basename(path)}", f"stem:{stem_of(path)}"):
+        for key in (
+            f"real:{full}",
+            f"real:{os.path.dirname(full)}",
+            f"name:{_slashes(relative)}",
+            f"name:{os.path.basename(path)}",
+            f"stem:{stem_of(path)}",
+        ):
             if key in index:
                 return index[key]
         return []

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -18,46 +18,72 @@ SECONDS_PER_TASK = 300
 TASKS_IN_FLIGHT = 2  # per process; few, so that few have to be tried again when one of them kills its process
 
 
-def in_processes(
-    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, when_dead: Callable[[Task], Result]
-) -> Iterator[tuple[int, Result]]:
-    """Apply a picklable function to every task; yield (index, result) as they finish.
+class Workers:
+    """`jobs` reading processes, started when first needed; 0: everything happens in this very process.
 
-    jobs = 0 works in this very process. Otherwise `jobs` children are started; where one dies, the tasks that were
-    under way are tried again alone, and one that kills its child again gives `when_dead(task)`.
+    Use as a context manager. Children come from a fork server that has the readers imported already.
     """
-    if jobs == 0:
-        yield from ((index, function(task)) for index, task in enumerate(tasks))
-        return
-    waiting = deque(range(len(tasks)))
-    while waiting:
-        suspects: list[int] = []
-        yield from _until_one_dies(function, tasks, waiting, min(jobs, len(waiting)), suspects)
-        for index in suspects:
-            dead: list[int] = []
-            yield from _until_one_dies(function, tasks, deque([index]), 1, dead)
-            if dead:
-                yield index, when_dead(tasks[index])
 
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
 
-def _until_one_dies(
-    function: Callable[[Task], Result], tasks: Sequence[Task], waiting: deque[int], jobs: int, suspects: list[int]
-) -> Iterator[tuple[int, Result]]:
-    """Work through `waiting` in one pool. When a child dies, put what was under way into `suspects` and stop."""
-    running: dict[Future[Result], int] = {}
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet_child)
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs * TASKS_IN_FLIGHT:
-                running[pool.submit(_timed, function, tasks[waiting[0]])] = waiting[0]
-                waiting.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running[future], future.result()
-                del running[future]
-    except BrokenProcessPool:
-        suspects.extend(sorted(running.values()))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def work(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], when_dead: Callable[[Task], Result]
+    ) -> Iterator[tuple[int, Result]]:
+        """Apply a picklable function to every task; yield (index, result) as they finish.
+
+        Where a child dies, the tasks that were under way are tried again one by one, and one that kills its child again
+        gives `when_dead(task)`.
+        """
+        if self.jobs == 0:
+            yield from ((index, function(task)) for index, task in enumerate(tasks))
+            return
+        waiting = deque(range(len(tasks)))
+        while waiting:
+            suspects: list[int] = []
+            yield from self._until_one_dies(function, tasks, waiting, self.jobs * TASKS_IN_FLIGHT, suspects)
+            for index in suspects:
+                dead: list[int] = []
+                yield from self._until_one_dies(function, tasks, deque([index]), 1, dead)
+                if dead:
+                    yield index, when_dead(tasks[index])
+
+    def _until_one_dies(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], waiting: deque[int], in_flight: int, suspects: list[int]
+    ) -> Iterator[tuple[int, Result]]:
+        """Work through `waiting`. When a child dies, put what was under way into `suspects` and stop."""
+        running: dict[Future[Result], int] = {}
+        pool = self._open()
+        try:
+            while waiting or running:
+                while waiting and len(running) < in_flight:
+                    running[pool.submit(_timed, function, tasks[waiting[0]])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    yield running.pop(future), result
+        except BrokenProcessPool:
+            suspects.extend(sorted(running.values()))
+            self._close()
+
+    def _open(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context: Any = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_quiet_child)
+        return self._pool
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 def _timed(function: Callable[[Task], Result], task: Task) -> Result:
@@ -70,7 +96,8 @@ def _timed(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 def _quiet_child() -> None:
-    """Codecs write to stderr from C, sometimes values of headers: children say nothing."""
+    """Codecs write to stderr from C, sometimes values of headers: children say nothing. Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

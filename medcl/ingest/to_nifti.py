@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,34 @@ from medcl.foundation.files import write_whole
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Volume
 from medcl.ingest import manifest
+from medcl.ingest.assemble import ledger_entries, ledger_row, nothing_usable, source_rows, volume_ids
 from medcl.ingest.collect import collect
-from medcl.ingest.ledger import LedgerEntry
+from medcl.ingest.ledger import count_reasons, explain_counts
 from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
 from medcl.ingest.readers import read_again
 from medcl.ingest.records import Scan
-from medcl.ingest.run import ledger_entries, nothing_usable, volume_ids
 from medcl.ingest.settings import IngestConfig
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What convert wrote. `counts`: for `--json`; `lines`: for a person."""
+
+    files: int
+    written: int
+    volumes: int
+    reasons: dict[str, int]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @property
+    def lines(self) -> list[str]:
+        """What a person sees at the end."""
+        lines = [f"{self.files} files met, {self.volumes} volumes and pictures in {self.written} NIfTI files"]
+        return [*lines, "not used:", *explain_counts(self.reasons)] if self.reasons else lines
 
 
 def convert(
@@ -32,8 +53,8 @@ def convert(
     jobs: int = 1,
     progress: Progress | None = None,
     key: bytes | None = None,
-) -> list[LedgerEntry]:
-    """Write `<volume_id>.nii.gz` files and ledger.parquet into `out`; returns the ledger.
+) -> Converted:
+    """Write `<volume_id>.nii.gz` files and ledger.parquet into `out`.
 
     Values are in the volume's units, whole numbers stay whole. private/sources.parquet says which file came from where.
     Raises DataError (exit 3) where nothing was usable.
@@ -50,26 +71,28 @@ def convert(
         volumes = [read_again(whole.scans[index].source, config) for index in members]
         write_nifti(out / f"{ids[members[0]]}.nii.gz", volumes)
     entries = ledger_entries(whole, ids, hasher)
-    rows = [{name: getattr(one, name) for name in manifest.LEDGER_COLUMNS} for one in entries]
-    manifest.write_table(out / manifest.LEDGER, manifest.table(rows, manifest.LEDGER_COLUMNS))
-    sources_rows = [_source_row(ids[index], whole.scans[index]) for index in range(len(ids))]
-    manifest.write_table(out / manifest.SOURCES, manifest.table(sources_rows, manifest.SOURCE_COLUMNS))
-    return entries
+    manifest.write_table(out / manifest.LEDGER, manifest.table(map(ledger_row, entries), manifest.LEDGER_COLUMNS))
+    manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, {}), manifest.SOURCE_COLUMNS))
+    return Converted(len(entries), len(series), len(ids), count_reasons(entries, "skipped", "refused"))
 
 
 def write_nifti(path: Path, volumes: Sequence[Volume]) -> None:
     """Write one volume, or the time points of one, as .nii.gz with the same bytes every time."""
-    import nibabel as nib
+    from nibabel.nifti1 import Nifti1Image
 
     arrays = [volume.array for volume in volumes]
     kind: Any = np.result_type(*arrays)
     array = arrays[0] if len(arrays) == 1 else np.stack([one.astype(kind) for one in arrays], axis=-1)
-    image = nib.nifti1.Nifti1Image(array.astype(_storable(array.dtype)), volumes[0].affine)
+    image = Nifti1Image(array.astype(_storable(array.dtype)), volumes[0].affine)
     image.header.set_xyzt_units("mm", "sec" if len(arrays) > 1 else None)
     image.set_sform(volumes[0].affine, code=1)
     image.set_qform(volumes[0].affine, code=1, strip_shears=True)
     content = gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
-    write_whole(path, lambda partial: partial.write_bytes(content) and None)
+    write_whole(path, lambda partial: _write_bytes(partial, content))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _storable(kind: np.dtype) -> np.dtype:
@@ -86,14 +109,3 @@ def _series(scans: Sequence[Scan]) -> list[list[int]]:
         groups[(scan.identity.patient, scan.identity.series, scan.identity.stack, scan.kind, *grid, own)].append(index)
     ordered = [sorted(members, key=lambda index: scans[index].facts.time_index) for members in groups.values()]
     return sorted(ordered, key=lambda members: members[0])
-
-
-def _source_row(item_id: str, scan: Scan) -> dict[str, Any]:
-    detail = json.dumps(scan.source.detail, sort_keys=True)
-    return {
-        "item_id": item_id,
-        "reader": scan.source.reader,
-        "paths": list(scan.source.paths),
-        "detail": detail,
-        "pixel_hash": scan.pixel_hash,
-    }
