@@ -89,6 +89,11 @@ class Batches:
         self.rows = np.arange(len(store.index)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             raise UserError("no scans to learn from: the list of rows is empty")
+        silent = [] if texts is None else [row for row in self.rows.tolist() if not texts.has_text(row)]
+        if silent:
+            raise UserError(
+                f"{len(silent)} of {len(self.rows)} scans have no report text (store rows {silent[:5]} ...); leave them out of rows"
+            )
         self.patients = np.asarray(store.index["patient"], dtype=np.int64)
         size = tuple(maker.config.size)
         self.picture = len(size) == 2

@@ -29,14 +29,6 @@ every_method = pytest.mark.parametrize("name", sorted(METHODS))
 NUM_STEPS = 10
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _warmed(name: str) -> tuple[Method, Batch]:
     """A method whose queue and the like already hold something, and a batch with two scans of some patients."""
     method = made_method(name)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from made_pictures import CountingStore, KeyedMaker
+
+from medcl.encoders import tokenizer
+from medcl.foundation import distributed
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.types import Batch
+from medcl.loading.batches import Batches
+from medcl.loading.texts import ReportTexts
+
+
+def _batches(num_items: int = 10, size: tuple[int, ...] = (4, 3, 2), fails: int | None = None, **settings) -> Batches:
+    few = {"num_views": 2, "world_batch": 4, "seed": 0, "workers": 2, **settings}
+    return Batches(CountingStore(num_items), KeyedMaker(size, fails), **few)
+
+
+def _copy(batch: Batch) -> list[torch.Tensor]:
+    return [tensor.clone() for tensor in (*batch.views, batch.item, batch.patient)]
+
+
+def test_shapes_and_codes() -> None:
+    batch = _batches().at(0)
+    assert [view.shape for view in batch.views] == [(4, 1, 4, 3, 2)] * 2
+    assert batch.views[0].dtype == torch.float32 and batch.item.dtype == batch.patient.dtype == torch.int64
+    assert torch.equal(batch.views[0].flatten(1).floor().mode(dim=1).values.long(), batch.item)
+    assert torch.equal(batch.patient, batch.item // 2)
+    assert not torch.equal(*batch.views)
+
+
+def test_pictures_come_as_rows_and_columns() -> None:
+    class Gradient(KeyedMaker):
+        def render(self, store, row, parameters, out):
+            assert out.shape == (5, 3, 1)  # x = columns, y = rows
+            out[...] = np.arange(5)[:, None, None]
+            return out
+
+    batch = Batches(CountingStore(4), Gradient((3, 5)), num_views=1, world_batch=2, seed=0).at(0)
+    assert batch.views[0].shape == (2, 1, 3, 5)
+    assert batch.views[0][0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 5])
+def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int) -> None:
+    wanted = [_copy(_batches().at(step)) for step in range(9)]
+    for start in (0, 4):
+        found = [_copy(batch) for batch in _batches(workers=workers).iterate(start, 9)]
+        assert len(found) == 9 - start
+        for first, second in zip(found, wanted[start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_ranks_share_the_world_batch_without_gap_or_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _batches().at(3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(_batches().at(3))
+    assert torch.equal(torch.cat([part.views[1] for part in parts]), whole.views[1])
+    assert torch.equal(torch.cat([part.item for part in parts]), whole.item)
+    with pytest.raises(UserError, match="world_batch: 5 items cannot be shared by 2"):
+        _batches(world_batch=5)
+
+
+def test_only_the_given_rows_are_used() -> None:
+    batches = _batches(rows=[2, 3, 7])
+    seen = {int(item) for step in range(6) for item in batches.at(step).item}
+    assert seen == {2, 3, 7}
+    with pytest.raises(UserError, match="empty"):
+        _batches(rows=[])
+
+
+def test_an_item_met_twice_in_a_batch_has_views_of_its_own() -> None:
+    batch = _batches(num_items=2, world_batch=6).at(0)
+    for item in (0, 1):
+        views = batch.views[0][batch.item == item]
+        assert len(views) == 3 and len({float(view.sum()) for view in views}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_item_is_named_with_its_step(workers: int) -> None:
+    batches = _batches(fails=6, workers=workers)
+    step = next(step for step in range(10) if 6 in batches.rows_at(step))
+    with pytest.raises(DataError, match=rf"step {step}: row 6 of the store \(volume v6\).*chunk is damaged"):
+        for _ in batches.iterate(0, 10):
+            pass
+
+
+def test_texts_and_targets_belong_to_their_items() -> None:
+    texts = [f"Report number {row} says so." for row in range(10)]
+    words = tokenizer.train(texts, 300)
+    batch = _batches(texts=ReportTexts(texts, words, 24), targets=np.arange(10.0)).at(1)
+    assert batch.text is not None and batch.target is not None
+    for row, (item, ids) in enumerate(zip(batch.item.tolist(), batch.text.ids, strict=True)):
+        assert f"number {item} " in words.decode(ids.tolist())
+        assert float(batch.target[row]) == item
+    with pytest.raises(UserError, match=r"1 of 10 scans have no report text \(store rows \[9\]"):
+        _batches(texts=ReportTexts([*texts[:9], ""], words, 24))
+
+
+def test_leaving_early_ends_the_threads() -> None:
+    import threading
+
+    before = threading.active_count()
+    steps = _batches().iterate(0, 1000)
+    next(steps)
+    steps.close()
+    assert threading.active_count() == before

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_runs import made_batches, made_config, made_method
+
+from medcl.foundation import config as settings
+from medcl.foundation.errors import DataError, Stopped, UserError
+from medcl.foundation.types import Batch, StepOutput
+from medcl.methods import Method
+from medcl.training import TrainingConfig, train
+from medcl.training.grad_cache import Stepped, backward_in_pieces
+from medcl.training.metrics import MetricsLog, read_metrics
+from medcl.training.optimizer import AdamWConfig, SGDConfig, build_optimizer
+from medcl.training.schedule import ScheduleConfig, learning_rate_share
+from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, view_sheet
+
+
+class OnlyPull(Method):
+    """Pulls the two views of an item together and pushes nothing apart: must collapse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        donor = made_method("simclr")
+        self.backbone, self.head = donor.backbone, donor.head
+
+    def encode(self, batch: Batch, progress: float) -> tuple[torch.Tensor, ...]:
+        return tuple(F.normalize(self.head(self.backbone(view).pooled), dim=1) for view in batch.views)
+
+    def compare(self, embeddings: tuple[torch.Tensor, ...], progress: float) -> StepOutput:
+        left, right = embeddings
+        return StepOutput((left - right).square().sum(dim=1).mean(), left.detach())
+
+
+class Whole(OnlyPull):
+    """A method whose loss is not one row per item."""
+
+    def forward(self, batch: Batch, progress: float) -> StepOutput:
+        return super().forward(batch, progress)
+
+
+class Tempered(OnlyPull):
+    """A method with a parameter that only `compare` uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def compare(self, embeddings: tuple[torch.Tensor, ...], progress: float) -> StepOutput:
+        left, right = embeddings
+        loss = F.cross_entropy(self.scale.exp() * left @ right.T, torch.arange(len(left)))
+        return StepOutput(loss, left.detach())
+
+
+def test_a_run_without_negatives_is_named_collapsed_within_200_steps() -> None:
+    said = []
+
+    class Say:
+        say = staticmethod(said.append)
+
+        @staticmethod
+        def track(items, total, what, done=0):
+            return iter(items)
+
+    method, watch = OnlyPull(), CollapseWatch("warn", Say())
+    batches = made_batches(method, num_items=16, world_batch=16)
+    train(method, batches, made_config(num_steps=200, world_batch=16, log_every=200), watchers=[watch])
+    assert watch.state["named"] and len(said) == 1 and "collapsed at step" in said[0]
+    with pytest.raises(DataError, match=r"collapsed at step \d+.*on_collapse is stop"):
+        train(OnlyPull(), batches, made_config(num_steps=200, world_batch=16), watchers=[CollapseWatch("stop")])
+
+
+def test_metrics_have_every_logged_step_once(tmp_path: Path) -> None:
+    method = made_method("moco")
+    probed = []
+
+    def probe(encoder) -> dict[str, float]:
+        assert not encoder.training
+        probed.append(1)
+        return {"accuracy": 0.5}
+
+    watchers = [CollapseWatch(), ProbeWatch(10, probe)]
+    result = train(method, made_batches(method), made_config(num_steps=25, log_every=4), folder=tmp_path, watchers=watchers)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 4, 8, 10, 12, 16, 20, 24, 25]
+    assert {"loss", "lr", "alignment", "queue_filled", "items_per_s", "waiting_share", "collapse/spread"} <= records[0].keys()
+    assert 0 <= records[-1]["waiting_share"] <= 1 and records[-1]["items_per_s"] > 0
+    assert "collapse/effective_rank" in records[3] and records[3]["probe/accuracy"] == 0.5
+    assert len(probed) == 3 and method.training and result.figures["probe/accuracy"] == 0.5
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (4, 8, 12)) + '{"step": 16, "lo')
+    log = MetricsLog(path, 8)
+    log.write({"step": 12, "loss": 2.0})
+    assert read_metrics(path) == [{"step": 4, "loss": 1.0}, {"step": 8, "loss": 1.0}, {"step": 12, "loss": 2.0}]
+
+
+def test_the_time_limit_saves_and_stops_with_75(tmp_path: Path) -> None:
+    method = made_method("simclr")
+    with pytest.raises(Stopped, match="the time limit after step 1 of 12, saved") as caught:
+        train(method, made_batches(method), made_config(time_limit_s=1e-6), folder=tmp_path)
+    assert caught.value.exit_code == 75
+    assert (tmp_path / "checkpoints" / "step-1" / "state.json").is_file()
+
+
+def test_on_save_is_called_before_the_first_step_and_at_the_end(tmp_path: Path) -> None:
+    method, calls = made_method("simclr"), []
+    start = method.backbone.conv1.weight.detach().clone()
+
+    def on_save(step: int, method: Method) -> None:
+        calls.append((step, torch.equal(method.backbone.conv1.weight, start)))
+
+    train(method, made_batches(method), made_config(), folder=tmp_path, on_save=on_save)
+    assert calls == [(0, True), (12, False)]
+    train(method, made_batches(method), made_config(), folder=tmp_path, on_save=on_save)
+    assert calls[2:] == [(12, False)]
+
+
+class _Spoiled:
+    def __init__(self, batches, step: int, view: bool) -> None:
+        self.batches, self.step, self.view = batches, step, view
+
+    def iterate(self, start: int, stop: int):
+        for step, batch in enumerate(self.batches.iterate(start, stop), start=start):
+            if step == self.step and self.view:
+                batch.views[1][2] = float("nan")
+            yield batch
+
+
+def test_a_view_that_is_not_finite_stops_with_step_and_item_named(tmp_path: Path) -> None:
+    method = made_method("simclr")
+    batches = made_batches(method)
+    row = int(batches.at(6).item[2])
+    with pytest.raises(DataError, match=rf"step 6: the views of store rows \[{row}\]"):
+        train(method, _Spoiled(batches, 6, True), made_config(), folder=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["LATEST", "step-4"]
+    assert all(bool(value.isfinite().all()) for value in method.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_names_the_way_out(tmp_path: Path) -> None:
+    method = made_method("simclr")
+    with pytest.raises(UserError, match=r"step \d+: the loss is not finite \(store rows \[.*optimizer\.lr"):
+        train(method, made_batches(method), made_config(num_steps=50, optimizer={"name": "sgd", "lr": 1e20}, checkpoint_every=50))
+
+
+def test_pieces_refuse_a_method_that_does_not_split() -> None:
+    with pytest.raises(UserError, match=r"training\.pieces: Whole overrides forward"):
+        train(Whole(), made_batches(Whole()), made_config(pieces=2))
+    with pytest.raises(UserError, match="9 pieces of 8 items"):
+        train(OnlyPull(), made_batches(OnlyPull()), made_config(pieces=9))
+
+
+def test_pieces_reach_parameters_that_only_compare_uses() -> None:
+    method = Tempered()
+    batch = made_batches(method).at(0)
+    method(batch, 0.0).loss.backward()
+    wanted = {name: parameter.grad.clone() for name, parameter in method.named_parameters()}
+    method.zero_grad()
+    backward_in_pieces(Stepped(method), method, batch, 3, 0.0)
+    assert float(wanted["scale"]) != 0
+    for name, parameter in method.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_training_in_pieces_learns_the_same(tmp_path: Path) -> None:
+    weights = []
+    for pieces in (1, 4):
+        method = made_method("simclr")
+        optimizer = {"name": "sgd", "lr": 0.05}
+        train(method, made_batches(method), made_config(num_steps=6, pieces=pieces, optimizer=optimizer))
+        weights.append(method.head.out.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_schedule() -> None:
+    config = ScheduleConfig(warmup_steps=4, final_share=0.1)
+    shares = [learning_rate_share(step, 104, config) for step in range(104)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[54] == pytest.approx(0.55) and shares[-1] == pytest.approx(0.1, abs=0.001)
+    assert all(a >= b for a, b in itertools.pairwise(shares[4:]))
+    assert learning_rate_share(0, 10, ScheduleConfig(warmup_steps=0)) == 1.0
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    method = made_method("moco")
+    groups = build_optimizer(AdamWConfig(weight_decay=0.3), method).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert all(parameter.ndim > 1 for parameter in groups[0]["params"]) and all(parameter.ndim == 1 for parameter in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == sum(parameter.requires_grad for parameter in method.parameters())
+    assert isinstance(build_optimizer(SGDConfig(), method), torch.optim.SGD)
+
+
+def test_settings_as_yaml_writes_them() -> None:
+    few = {"num_steps": 3, "world_batch": 2}
+    assert settings.validate(TrainingConfig, {**few, "optimizer": {"lr": 0.5}}, "a").optimizer == AdamWConfig(lr=0.5)
+    assert settings.validate(TrainingConfig, {**few, "optimizer": {"name": "sgd"}}, "a").optimizer == SGDConfig()
+    with pytest.raises(UserError, match=r"unknown key 'optimizer\.momentun'.*did you mean 'momentum'"):
+        settings.validate(TrainingConfig, {**few, "optimizer": {"name": "sgd", "momentun": 1}}, "a.yaml")
+    again = settings.validate(TrainingConfig, TrainingConfig(**few).model_dump(mode="json"), "a")
+    assert again == TrainingConfig(**few) and len(TrainingConfig.model_fields) <= 15
+
+
+def test_tensorboard_gets_figures_and_views(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    method = made_method("simclr")
+    watchers = [CollapseWatch(), TensorBoardWatch(tmp_path / "tensorboard", 10)]
+    train(method, made_batches(method), made_config(num_steps=11, log_every=5), watchers=watchers)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "lr", "collapse/effective_rank", "items_per_s"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [1, 5, 10, 11]
+    (tag,) = events.Tags()["images"]
+    assert [event.step for event in events.Images(tag)] == [1, 10]
+
+
+def test_view_sheets() -> None:
+    volumes = tuple(torch.randn(5, 1, 8, 10, 6) for _ in range(2))
+    sheet = view_sheet(volumes)
+    assert sheet.shape == (4 * (10 + 2), 2 * (8 + 8 + 10 + 6)) and sheet.min() >= 0 and sheet.max() <= 1
+    pictures = (torch.zeros(2, 1, 8, 10),)
+    assert view_sheet(pictures).shape == (20, 12)
+
+
+def test_float_targets_and_texts_travel_with_rows() -> None:
+    method = made_method("convirt")
+    batch = made_batches(method).at(0)
+    part = replace(batch, target=torch.arange(8.0)).rows(2, 5)
+    assert part.text is not None and part.text.ids.shape[0] == len(part) == 3 and part.target.tolist() == [2, 3, 4]
