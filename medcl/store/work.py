@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation import geometry
-from medcl.foundation.errors import MedclError
+from medcl.foundation.errors import DataError, MedclError
 from medcl.store.arrays import write_array, write_pool
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
@@ -91,10 +91,15 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
     except Refused as refusal:
         return record | {"reason": refusal.code, "detail": str(refusal)}, None, None
     except (MedclError, OSError, ValueError, EOFError) as error:
-        # The message may name a path, and a path may name a patient: only the kind of error leaves ingest's rooms.
-        return record | {"reason": "unreadable", "detail": f"could not be read ({type(error).__name__})"}, None, None
+        return record | {"reason": "unreadable", "detail": _safe_detail(error, volume_id)}, None, None
     raw, columns = _encode(prepared, context.recipe)
     return record | {"status": "used", "columns": columns}, raw, mask
+
+
+def _safe_detail(error: Exception, volume_id: str) -> str:
+    """A message may name a path, and a path may name a patient: only what speaks of the volume by its key is kept."""
+    message = str(error)
+    return message if isinstance(error, DataError) and message.startswith(volume_id) else f"could not be read ({type(error).__name__})"
 
 
 def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:

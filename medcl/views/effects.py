@@ -161,6 +161,7 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
         ("intensity_shift", "max_shift"): Bound(0, 0.2, DISPLAY),
         ("noise", "max_sd"): Bound(0, 0.1, "more noise than any dose gives"),
         ("low_resolution", "max_factor"): Bound(1, 2, "small findings are lost"),
+        ("blur", "max_sigma_px"): Bound(0, 2, "small findings are lost"),
     },
     "mammography": _geometry(10, 0.9, 1.1, 0.8)
     | {("gamma", "range"): Bound(0.9, 1.1, DISPLAY), ("contrast", "range"): Bound(0.9, 1.1, DISPLAY)},

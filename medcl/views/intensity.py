@@ -151,22 +151,34 @@ class Noise(Step):
 
 
 class Blur(Step):
-    """Gaussian blur with a standard deviation uniform in 0 .. max_sigma_mm, the same in mm along every axis."""
+    """Gaussian blur with a standard deviation uniform in 0 .. max_sigma, the same along every axis.
+
+    max_sigma_mm for volumes; max_sigma_px, in the view's pixels, for pictures, whose spacing is often unknown.
+    """
 
     effects: ClassVar[tuple[str, ...]] = ("blur",)
     name: Literal["blur"] = "blur"
-    max_sigma_mm: float = Field(ge=0)
+    max_sigma_mm: float | None = Field(default=None, ge=0)
+    max_sigma_px: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Blur:
+        if (self.max_sigma_mm is None) == (self.max_sigma_px is None):
+            raise ValueError("expected either max_sigma_mm or max_sigma_px")
+        return self
 
     def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
-        """`sigma_mm`."""
-        return {"sigma_mm": float(rng.uniform(0, self.max_sigma_mm))}
+        """`sigma_mm` or `sigma_px`."""
+        if self.max_sigma_mm is not None:
+            return {"sigma_mm": float(rng.uniform(0, self.max_sigma_mm))}
+        return {"sigma_px": float(rng.uniform(0, self.max_sigma_px or 0))}
 
     def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
         """Taps reach four standard deviations, edges are repeated, as scipy.ndimage.gaussian_filter(mode='nearest')."""
-        taps = [
-            _gaussian(values["sigma_mm"] / spacing) if length > 1 else np.ones(1, np.float32)
-            for spacing, length in zip(look.spacing_mm, view.shape, strict=True)
-        ]
+        taps = []
+        for spacing, length in zip(look.spacing_mm, view.shape, strict=True):
+            sigma = values["sigma_px"] if "sigma_px" in values else values["sigma_mm"] / spacing
+            taps.append(_gaussian(sigma) if length > 1 else np.ones(1, np.float32))
         filters.convolve_axes(view, *taps)
         return look
 

@@ -15,7 +15,7 @@ from medcl.views.crops import Frame
 
 _INK, _PAPER, _FAINT = (28, 32, 38), (255, 255, 255), (110, 118, 128)
 _COLOURS = ((0, 114, 178), (213, 94, 0))  # of view 1 and view 2; told apart by the colour-blind too
-_TITLES = ("original", "view 1", "view 2", "changed in view 1 by intensity steps (range -1/4 to +1/4)")
+_TITLES = ("original", "view 1", "view 2", "view 1: change of values")
 _GAP, _TEXT_HEIGHT, _LINE = 8, 46, 14
 
 
@@ -157,7 +157,7 @@ def _describe_item(store: VolumeStore, row: int) -> str:
     return f"row {row}: {shape} {'pixels' if axes == 2 else 'voxels'} of {spacing} mm"
 
 
-_UNITS = {"rotation": ("deg", "\N{DEGREE SIGN}"), "blur": ("sigma_mm", " mm"), "noise": ("sd", " sd"), "ghosting": ("intensity", "")}
+_UNITS = {"rotation": ("deg", "\N{DEGREE SIGN}"), "noise": ("sd", " sd"), "ghosting": ("intensity", "")}
 
 
 def _describe(view: ViewParameters) -> str:
@@ -168,6 +168,8 @@ def _describe(view: ViewParameters) -> str:
         if step in _UNITS:
             key, unit = _UNITS[step]
             said.append(f"{name} {values[key]:.2g}{unit}")
+        elif step == "blur":
+            said += [f"blur {value:.2g} {key.removeprefix('sigma_')}" for key, value in values.items()]
         elif step == "low_resolution":
             said.append(f"{name} x{max(values.values()):.2g}")
         elif step == "crop":
