@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import typer
 
-from medcl.foundation.errors import MedclError, UserError
-from medcl.foundation.progress import Bar, Lines, Progress, Silent
+from medcl.foundation.conversation import Conversation
+from medcl.foundation.errors import UserError
 
 app = typer.Typer(
     help="Contrastive pretraining for medical images: raw scans in, a backbone and an honest label-efficiency page out.",
@@ -33,93 +28,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]
 Jobs = Annotated[int, typer.Option(min=1, help="How many processes work side by side.")]
 Settings = Annotated[Path | None, typer.Option(metavar="YAML", help="Settings of ingest, where the defaults do not fit.")]
 Target = Literal["backbone", "onnx", "monai", "nnunet", "huggingface"]
-_PRIVATE_ROOMS = ("medcl/ingest/", "medcl/loading/texts", "medcl/encoders/tokenizer")
-
-
-class Conversation:
-    """What every command does alike: progress, the answer, `--json`, and how each failure ends."""
-
-    def __init__(self, command: str, as_json: bool, quiet: bool) -> None:
-        self.command = command
-        self.as_json = as_json
-        self.quiet = quiet
-        self.progress: Progress = Silent() if quiet else Bar() if sys.stderr.isatty() else Lines()
-        self._stdout = -1
-        self._code = 0
-
-    def __enter__(self) -> Conversation:
-        if self.as_json:  # libraries print, some from C: only the one object may reach the real stdout
-            sys.stdout.flush()
-            self._stdout = os.dup(1)
-            os.dup2(2, 1)
-        return self
-
-    def done(self, lines: Iterable[str], result: Mapping[str, Any], next: str, code: int = 0) -> None:
-        """Give the answer. No lines: another process of the same job speaks. code: what the command returns."""
-        lines = list(lines)
-        if not lines:
-            return
-        self._code = code
-        self._put_json({"ok": code == 0, "exit": code, "result": dict(result), "next": next})
-        if not self.quiet:
-            for line in [*lines, f"Next: {next}"]:
-                print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if error is not None and not isinstance(error, SystemExit):
-                code, message = _explain(error, self.command)
-                self._put_json({"ok": False, "exit": code, "error": message})
-                print(message, file=sys.stderr, flush=True)
-                raise SystemExit(code) from None
-            if self._code:
-                raise SystemExit(self._code)
-        finally:
-            if self.as_json:
-                sys.stdout.flush()
-                os.dup2(self._stdout, 1)
-                os.close(self._stdout)
-
-    def _put_json(self, content: dict[str, Any]) -> None:
-        if self.as_json:
-            text = json.dumps({"command": self.command, **content}, default=str, ensure_ascii=False)
-            os.write(self._stdout, (text + "\n").encode())
-
-
-def _explain(error: BaseException, command: str) -> tuple[int, str]:
-    """The exit code and the one message of a failure."""
-    if isinstance(error, MedclError):
-        return error.exit_code, f"{command}: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return 130, f"{command}: interrupted; what was finished is kept, the same command goes on"
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return 2, f"{command}: out of memory; make it smaller: training.world_batch, views.size or --jobs (training.pieces keeps the batch)"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-        return 2, f"{command}: {error.filename or 'writing'}: {error.strerror}; choose another --out, or make room there"
-    where, shown = _write_traceback(error)
-    return 1, f"{command}: unexpected failure, a bug in medcl: {shown}\nThe traceback is in {where}; please send it with your report."
-
-
-def _write_traceback(error: BaseException) -> tuple[str, str]:
-    """Write where it happened, without values of variables; returns the file's path and the error in one line.
-
-    Rooms that see identifiers (raw headers, report texts) may have them in the message of an exception, so with one
-    of them on the way the messages are left out too.
-    """
-    import tempfile
-    import traceback
-
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    frames = [traceback.extract_tb(link.__traceback__) for link in chain]
-    private = any(room in frame.filename.replace(os.sep, "/") for stack in frames for frame in stack for room in _PRIVATE_ROOMS)
-    titles = [type(link).__name__ if private else f"{type(link).__name__}: {link}" for link in chain]
-    descriptor, path = tempfile.mkstemp(prefix="medcl-", suffix=".traceback.txt")  # mode 0600
-    with open(descriptor, "w", encoding="utf-8") as handle:
-        for title, stack in reversed(list(zip(titles, frames, strict=True))):
-            handle.writelines([*stack.format(), f"{title}\n\n"])
-    return path, titles[0]
 
 
 @app.callback(invoke_without_command=True)
@@ -166,7 +74,8 @@ def ingest(
 
         chosen = _ingest_settings(settings)
         summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, progress=talk.progress)
-        talk.done(summary.lines, summary.counts, next=f"medcl prepare {out} --out {out}/store --recipe {summary.recipe}")
+        recipe = next(iter(summary.modalities), "ct")
+        talk.done(summary.lines, summary.counts, next=f"medcl prepare {out} --out {out}/store --recipe {recipe}")
 
 
 @app.command(epilog="Example: medcl convert export/ --out nifti/")
@@ -180,10 +89,10 @@ def convert(
 ) -> None:
     """Write what ingest would use as NIfTI, one .nii.gz per volume, with the ledger."""
     with Conversation("convert", as_json, quiet) as talk:
-        from medcl.ingest.run import convert as write_nifti
+        from medcl.ingest.to_nifti import convert as write_nifti
 
         summary = write_nifti(sources, out, settings=_ingest_settings(settings), jobs=jobs, progress=talk.progress)
-        talk.done(summary.lines, summary.counts, next=f"look at {out}/ledger.parquet for files that were refused, and why")
+        talk.done(summary.lines, summary.counts, next=f"{out}/private/sources.parquet says which file came from where")
 
 
 @app.command(epilog="Example: medcl prepare data/ct --out data/ct/store --recipe ct --jobs 4")
@@ -200,9 +109,15 @@ def prepare(
     with Conversation("prepare", as_json, quiet) as talk:
         from medcl.store.prepare import prepare as prepare_store
 
-        summary = prepare_store(data, out, recipe, jobs=jobs, progress=talk.progress, dry_run=dry_run)
-        follow = f"medcl prepare {data} --out {out}" if dry_run else f"medcl preview {out} --out {out}/preview"
-        talk.done(summary.lines, summary.counts, next=follow)
+        chosen = _recipe(data, recipe)
+        summary = prepare_store(data, out, chosen, jobs=jobs, progress=talk.progress, dry_run=dry_run)
+        follow = f"medcl preview {out} --out {out}-preview"
+        lines = [f"{summary.volumes} volumes of {summary.patients} patients, {summary.masks} masks, recipe {chosen.name}: {out}"]
+        lines += [f"{number} refused: {code}; see {out}/ledger.parquet" for code, number in summary.refused.items()]
+        if summary.estimate is not None:
+            lines = [f"{summary.volumes} volumes would take {summary.estimate}; nothing was written"]
+            follow = f"medcl prepare {data} --out {out} --recipe {recipe or chosen.name}"
+        talk.done(lines, summary.as_dict(), next=follow)
 
 
 @app.command(epilog="Example: medcl preview data/ct/store --policy ct --out preview/")
@@ -219,10 +134,13 @@ def preview(
 ) -> None:
     """Draw augmented views for a person to look at, and measure what they did to your data."""
     with Conversation("preview", as_json, quiet) as talk:
-        from medcl.views.audit import preview_store
+        from medcl.store.volume_store import VolumeStore
+        from medcl.views.audit import preview as write_preview
 
-        audit = preview_store(store, out, policy=policy, size=_size(size), paired=paired, count=count, seed=seed, progress=talk.progress)
-        talk.done(audit["lines"], audit, next=f"open {out}/index.html; then: medcl pretrain CONFIG.yaml store={store}")
+        opened = VolumeStore(store)
+        audit = write_preview(opened, _views(opened, policy, _size(size), paired), out, seed=seed, count=count, progress=talk.progress)
+        lines = [f"the views keep within the bounds of policy {audit['views']['policy']['name']}: {out}/index.html"]
+        talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: medcl pretrain CONFIG.yaml store={store}")
 
 
 @app.command(epilog="Example: medcl pretrain configs/pretrain/ct_moco.yaml training.num_steps=1000 --out runs/ct_moco")
@@ -263,6 +181,7 @@ def embed(
     backbone: Annotated[Path, typer.Argument(metavar="BACKBONE", help="Folder of a backbone, or a RUN.")],
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Scans in any form that ingest reads.")],
     out: Annotated[Path, typer.Option(help="embeddings.parquet or embeddings.npz")],
+    settings: Settings = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -270,8 +189,13 @@ def embed(
     with Conversation("embed", as_json, quiet) as talk:
         from medcl.export.embed import embed_files
 
-        result = embed_files(backbone, scans, out, progress=talk.progress)
-        talk.done(result.lines, result.counts, next=f"{out}: one row per volume; `scan` counts the SCANs of this command from 0")
+        chosen = None if settings is None else _ingest_settings(settings)
+        result = embed_files(backbone, scans, out, settings=chosen, progress=talk.progress)
+        talk.done(
+            result.lines,
+            {**result.counts, "left_out": result.refused},
+            next=f"{out}: one row per volume; `scan` counts the SCANs of this command from 0",
+        )
 
 
 @app.command(epilog="Example: medcl export runs/ct_moco --to onnx --out onnx/")
@@ -338,8 +262,39 @@ def _size(text: str | None) -> tuple[int, ...] | None:
     return size
 
 
+def _views(store: Any, policy: str | None, size: tuple[int, ...] | None, paired: bool) -> Any:
+    """Views of a store; without a size, a grid of at most 96 voxels (pictures: 224) that its median scan fills."""
+    from statistics import median
+
+    from medcl.foundation.config import validate
+    from medcl.views.batched import ViewMaker
+    from medcl.views.policy import ViewsConfig
+
+    if size is None:
+        flat = store.recipe.kind == "picture"
+        middle = [median(store.shape(row)[axis] for row in range(len(store))) for axis in ((1, 0) if flat else (0, 1, 2))]
+        size = tuple(max(16, min(224 if flat else 96, int(length) // 8 * 8)) for length in middle)
+    content = {"policy": policy or store.recipe.modalities[0], "size": size}
+    return ViewMaker(validate(ViewsConfig, content, "medcl preview"), store.recipe, paired)
+
+
+def _recipe(data: Path, name: str | None) -> Any:
+    """The recipe that was asked for, or the built-in one of the data's only modality."""
+    from medcl.foundation.files import read_card
+    from medcl.store.recipe import BUILT_IN, load_recipe
+
+    if name is not None:
+        return load_recipe(name)
+    modalities = list(read_card(data, "data").get("modalities") or {})
+    if len(modalities) != 1 or modalities[0] not in BUILT_IN:
+        raise UserError(
+            f"{data}: holds {', '.join(modalities) or 'nothing'}; say which recipe: --recipe {'|'.join(BUILT_IN)} or a YAML file"
+        )
+    return load_recipe(modalities[0])
+
+
 def _ingest_settings(path: Path | None) -> Any:
     from medcl.foundation.config import load
-    from medcl.ingest.run import IngestConfig
+    from medcl.ingest.settings import IngestConfig
 
-    return IngestConfig() if path is None else load(IngestConfig, path)
+    return IngestConfig.model_validate({}) if path is None else load(IngestConfig, path)

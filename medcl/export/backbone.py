@@ -39,6 +39,22 @@ WEIGHTS = "weights.safetensors"
 TRAINING_ITEMS = "training_items.parquet"
 
 
+class ResolvedViews(Settings):
+    """What `ViewMaker.resolved` says: the training's views, written out; enough to make them again."""
+
+    policy: Policy
+    size: tuple[int, ...]
+    extent_mm: tuple[float, float, float] | str
+    overlap: float
+    paired: bool
+    overrides: dict[str, str]
+
+    def maker(self, recipe: Recipe) -> ViewMaker:
+        """The view maker of the training. Raises UserError where policy and recipe do not fit together."""
+        content = {"policy": self.policy.name, "size": self.size, "overlap": self.overlap, "allow": self.overrides}
+        return ViewMaker(validate(ViewsConfig, content, "views"), recipe, self.paired, self.policy)
+
+
 class Contract(Settings):
     """What a scan must be, and what is done to it, before the encoder sees it.
 
@@ -58,16 +74,15 @@ class Contract(Settings):
     recipe: Recipe
 
     @classmethod
-    def of(cls, recipe: Recipe, views: Mapping[str, Any]) -> Contract:
+    def of(cls, recipe: Recipe, views: ResolvedViews) -> Contract:
         """The contract that a store's recipe and the resolved training views make together."""
-        extent = views["extent_mm"]
         return cls(
             modalities=recipe.modalities,
             kind=recipe.kind,
             units=recipe.units,
             orientation=recipe.orientation,
-            size=tuple(views["size"]),
-            extent_mm=None if isinstance(extent, str) else tuple(extent),
+            size=views.size,
+            extent_mm=None if isinstance(views.extent_mm, str) else views.extent_mm,
             network_range=recipe.network_range,
             recipe=recipe,
         )
@@ -168,11 +183,12 @@ def load_backbone(folder: str | Path) -> Backbone:
             raise UserError(f"{folder / name}: missing or altered (its SHA-256 is not the card's); take the backbone from its RUN again")
     source = str(folder / CARD)
     contract = validate(Contract, card["contract"], source)
-    if contract != Contract.of(contract.recipe, card["views"]):
+    views = validate(ResolvedViews, card["views"], source)
+    if contract != Contract.of(contract.recipe, views):
         raise UserError(f"{source}: 'contract' contradicts its own recipe and views; take the backbone from its RUN again")
     encoder = build_encoder(card["encoder"], source)
     encoder.load_state_dict(_read_weights(folder / WEIGHTS, encoder))
-    return Backbone(encoder, card, contract, _view_maker(card["views"], contract.recipe, source)).eval()
+    return Backbone(encoder, card, contract, views.maker(contract.recipe)).eval()
 
 
 def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
@@ -210,13 +226,6 @@ class _EncoderSettings(Settings):
     encoder: EncoderConfig  # type: ignore[valid-type]
 
 
-def _view_maker(resolved: Mapping[str, Any], recipe: Recipe, source: str) -> ViewMaker:
-    """The views of the training, from the card alone."""
-    policy = validate(Policy, resolved["policy"], source)
-    content = {"policy": policy.name, "size": resolved["size"], "overlap": resolved["overlap"], "allow": resolved["overrides"]}
-    return ViewMaker(validate(ViewsConfig, content, source), recipe, resolved["paired"], policy)
-
-
 def _write_card(
     folder: Path, tensors: Mapping[str, Tensor], config: Settings, views: ViewMaker, provenance: Provenance, proof: Proof | None
 ) -> None:
@@ -232,7 +241,7 @@ def _write_card(
             "training_items": 0 if items is None else len(items),
             "training_patients": 0 if items is None else len(items["patient_key"].unique()),
         },
-        "contract": Contract.of(views.recipe, resolved).model_dump(mode="json"),
+        "contract": Contract.of(views.recipe, validate(ResolvedViews, resolved, "views")).model_dump(mode="json"),
         "encoder": settings,
         "method": dict(provenance.method),
         "training": {"steps": provenance.steps, "world_batch": provenance.world_batch},

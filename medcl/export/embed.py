@@ -23,6 +23,7 @@ from medcl.store.recipe import Recipe
 
 _BATCH = 4
 _OVERLAP = 0.5
+_SHOWN = 10
 _KINDS = (".parquet", ".npz")
 
 
@@ -138,7 +139,9 @@ def embed_files(
     _write(out, places, np.stack(rows), hash_of_folder(folder))
     refused = [str(error) for error in errors]
     lines = [f"{len(rows)} embeddings of {network.dim} numbers from {len(scans)} scans: {out}"]
-    lines += [f"left out: {message}" for message in refused]
+    lines += [f"left out: {message}" for message in refused[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        lines.append(f"left out: {len(refused) - _SHOWN} more; --json names them all")
     return Embedded({"scans": len(scans), "embeddings": len(rows), "dim": network.dim, "refused": len(refused)}, refused, lines)
 
 

@@ -1,0 +1,233 @@
+"""The command line: exit codes, one JSON object, one message and no traceback, light to start."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medcl import cli
+from medcl.foundation.conversation import Conversation
+from medcl.foundation.errors import DataError, Stopped, UserError
+
+COMMANDS = ("demo", "ingest", "convert", "prepare", "preview", "pretrain", "evaluate", "embed", "export", "report", "doctor")
+
+
+def medcl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "medcl", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_help_lists_every_command_of_the_contract():
+    result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    assert all(f" {name} " in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_the_common_options(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    assert f"Example: medcl {command}" in " ".join(result.output.split())
+    assert "--json" in result.output and "--quiet" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("demo", ["--out", "--minutes"]),
+        ("ingest", ["--out", "--reports", "--labels", "--settings", "--jobs"]),
+        ("prepare", ["--out", "--recipe", "--jobs", "--dry-run"]),
+        ("preview", ["--policy", "--paired", "--out"]),
+        ("pretrain", ["--out"]),
+        ("evaluate", ["--out"]),
+        ("embed", ["--out"]),
+        ("convert", ["--out"]),
+        ("export", ["--to", "--out"]),
+        ("report", ["--out"]),
+    ],
+)
+def test_options_are_those_of_the_contract(command, options):
+    output = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "120"}).output
+    assert all(option in output for option in options)
+
+
+def test_help_is_light():
+    """No torch, MONAI, TorchIO, pandas or numpy for a help page, nor for `import medcl`."""
+    code = (
+        "import sys; sys.argv = ['medcl', '--help']; import medcl; from medcl.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'monai', 'torchio', 'pandas', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_answers_in_half_a_second_of_processor_time():
+    """CPU seconds, so that other work on the machine does not count; the best of three."""
+    import resource
+
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert medcl("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.5, spent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preparre"], "No such command 'preparre'"),
+        (["prepare"], "Missing argument"),
+        (["prepare", "data", "--recpie", "ct"], "No such option: --recpie"),
+        (["prepare", "data", "--out", "x", "--jobs", "none"], "--jobs"),
+        (["export", "run", "--to", "torchscript", "--out", "x"], "--to"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_one_message_and_the_way_to_help(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["medcl", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output = capsys.readouterr()
+    assert end.value.code == 2 and output.out == ""
+    assert message in output.err and "--help" in output.err and "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["ingest", "nowhere", "--out", "data"], 2, "nowhere"),
+        (["ingest", "empty", "--out", "data"], 3, "nothing usable"),
+        (["convert", "empty", "--out", "nifti"], 3, "nothing usable"),
+        (["prepare", "empty", "--out", "store"], 2, "card.json"),
+        (["prepare", "nowhere", "--out", "store", "--recipe", "ct"], 2, "no such folder"),
+        (["preview", "empty", "--out", "preview"], 2, "card.json"),
+        (["pretrain", "nowhere.yaml"], 2, "nowhere.yaml: no such settings file"),
+        (["evaluate", "nowhere.yaml"], 2, "nowhere.yaml: no such settings file"),
+        (["embed", "empty", "scan.nii.gz", "--out", "e.parquet"], 2, "card.json"),
+        (["export", "nowhere", "--to", "onnx", "--out", "onnx"], 2, "nowhere: no such folder"),
+        (["report", "nowhere", "--out", "page.html"], 2, "nowhere"),
+    ],
+)
+def test_what_the_user_gave_wrongly_is_one_message_without_traceback(arguments, code, message, tmp_path, monkeypatch, capfd):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["medcl", *arguments, "--quiet"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output = capfd.readouterr()
+    assert end.value.code == code, output.err
+    assert message in output.err and "Traceback" not in output.err and output.out == ""
+
+
+# -- the conversation every command has --------------------------------------------------------------------------------
+
+
+def talk_and_raise(error: BaseException, as_json: bool = False) -> int:
+    with pytest.raises(SystemExit) as end, Conversation("try", as_json, quiet=True):
+        raise error
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("wrong"), 2), (DataError("empty"), 3), (Stopped("saved"), 75), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes_of_the_contract(error, code, capsys):
+    assert talk_and_raise(error) == code
+    output = capsys.readouterr()
+    assert output.err.startswith("try: ") and "Traceback" not in output.err
+
+
+def test_a_full_disk_or_a_forbidden_folder_is_explained(capsys):
+    import errno
+
+    assert talk_and_raise(OSError(errno.ENOSPC, "No space left on device", "/big/store")) == 2
+    assert "/big/store: No space left on device; choose another --out" in capsys.readouterr().err
+
+
+def test_a_bug_leaves_its_traceback_in_a_private_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    secret = "value-of-a-local"
+    try:
+        assert secret
+        raise ZeroDivisionError("the message")
+    except ZeroDivisionError as error:
+        assert talk_and_raise(error) == 1
+    message = capsys.readouterr().err
+    (path,) = tmp_path.glob("medcl-*.traceback.txt")
+    assert str(path) in message and "ZeroDivisionError: the message" in message and "Traceback" not in message.splitlines()[0]
+    text = path.read_text()
+    assert "test_cli.py" in text and "ZeroDivisionError" in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_bug_where_identifiers_are_read_withholds_the_message(capsys, tmp_path, monkeypatch):
+    """An exception that passed through ingest may quote a header: file and terminal get its type only."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    name = "DOE^JOHN 1961-04-01"
+    code = compile("raise KeyError(name)", str(Path(cli.__file__).parent / "ingest" / "dicom.py"), "exec")
+    try:
+        exec(code, {"name": name})
+    except KeyError as error:
+        try:
+            raise RuntimeError(f"while reading {name}") from error
+        except RuntimeError as outer:
+            assert talk_and_raise(outer) == 1
+    (path,) = tmp_path.glob("medcl-*.traceback.txt")
+    for text in (capsys.readouterr().err, path.read_text()):
+        assert "DOE" not in text and "1961" not in text and "RuntimeError" in text
+    assert "KeyError" in path.read_text()
+
+
+def test_json_is_one_object_on_stdout_whatever_libraries_print(capfd):
+    import os
+
+    with Conversation("try", True, quiet=False) as talk:
+        print("a library talks")
+        os.write(1, b"from C too\n")
+        talk.progress.say("halfway")
+        talk.done(["it is done"], {"path": Path("a/b"), "count": 2}, next="go on")
+    output = capfd.readouterr()
+    assert json.loads(output.out) == {
+        "command": "try", "ok": True, "exit": 0, "result": {"path": "a/b", "count": 2}, "next": "go on",
+    }  # fmt: skip
+    assert all(line in output.err for line in ("a library talks", "from C too", "halfway", "it is done", "Next: go on"))
+
+
+def test_json_says_failures_too(capfd):
+    assert talk_and_raise(UserError("file x: no field y; add it"), as_json=True) == 2
+    output = capfd.readouterr()
+    assert json.loads(output.out) == {"command": "try", "ok": False, "exit": 2, "error": "try: file x: no field y; add it"}
+
+
+def test_plain_answer_ends_with_what_to_do_next_and_quiet_says_nothing(capsys):
+    with Conversation("try", False, quiet=False) as talk:
+        talk.done(["one", "two"], {}, next="medcl demo")
+    assert capsys.readouterr().out.splitlines() == ["one", "two", "Next: medcl demo"]
+    with Conversation("try", False, quiet=True) as talk:
+        talk.done(["one"], {}, next="medcl demo")
+    assert capsys.readouterr().out == ""
+
+
+def test_processes_without_lines_stay_silent(capfd):
+    with Conversation("pretrain", True, quiet=False) as talk:
+        talk.done([], {"run": "x"}, next="y")
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ["96", "96,96,96,96", "a,b", "0,1,2", ""])
+def test_size_is_checked(text):
+    with pytest.raises(UserError, match=r"--size .*: expected two or three whole numbers"):
+        cli._size(text)
+
+
+def test_size_is_read():
+    assert cli._size("96,96,64") == (96, 96, 64) and cli._size(None) is None
