@@ -160,7 +160,7 @@ def _jpeg_2000(dataset: Dataset, frame: Frame) -> np.ndarray:
     from pydicom.encaps import get_frame
 
     content = get_frame(dataset.PixelData, frame.number, number_of_frames=frame.header.pixels.frames)
-    return np.asarray(openjpeg.decode(content, j2k_format=0))
+    return np.asarray(openjpeg.decode(content))
 
 
 def _by_plugin(dataset: Dataset, frame: Frame, syntax: str) -> np.ndarray:

@@ -224,7 +224,8 @@ def _affine(image: Any, choice: str) -> tuple[np.ndarray, list[str]]:
             raise Refused("orientation_unknown")
         sform, flags = image.affine, ["orientation_guessed"]
     if sform is not None and qform is not None and _furthest_mm(sform, qform, header.get_data_shape()) > _INSIDE_MM:
-        if choice == "strict" and int(header["sform_code"]) == int(header["qform_code"]):
+        # Codes that differ name two spaces; a shear (dcm2niix keeps gantry tilt so) is beyond what a qform can say.
+        if choice == "strict" and int(header["sform_code"]) == int(header["qform_code"]) and not _is_sheared(sform):
             raise Refused("orientation_conflict", f"corners {_furthest_mm(sform, qform, header.get_data_shape()):.1f} mm apart")
         flags.append("qform_differs")
     first, second = (qform, sform) if choice == "qform" else (sform, qform)

@@ -10,6 +10,7 @@ from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
 from medcl.ingest.collect import collect
 from medcl.ingest.ledger import LedgerEntry, entry
+from medcl.ingest.records import Scan
 from medcl.ingest.settings import IngestConfig
 
 
@@ -34,8 +35,16 @@ def read_scans(source: str | Path | Sequence[str | Path], settings: IngestConfig
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
     whole = collect(sources, (), settings or IngestConfig(), 0, Silent(), keep_voxels=True)
-    scans = sorted(whole.scans, key=lambda scan: (scan.identity.file, scan.identity.series, scan.facts.time_index, scan.identity.volume))
+    first_file: dict[tuple[str, str, str], str] = {}
+    for scan in whole.scans:
+        first_file[_stack(scan)] = min(scan.identity.file, first_file.get(_stack(scan), scan.identity.file))
+    scans = sorted(whole.scans, key=lambda scan: (first_file[_stack(scan)], *_stack(scan), scan.facts.time_index, scan.identity.volume))
     place = {scan.identity.volume: str(index) for index, scan in reversed(list(enumerate(scans)))}
     entries = [entry(fate, fate.path, place.get(fate.volume, "")) for fate in whole.fates]
     volumes = [scan.volume for scan in scans if scan.volume is not None]
     return Reading(volumes, entries, [scan.facts.flags for scan in scans])
+
+
+def _stack(scan: Scan) -> tuple[str, str, str]:
+    """What the time points of one series share."""
+    return scan.identity.patient, scan.identity.series, scan.identity.stack
