@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
-PYTEST := $(BIN)/python -m pytest
+# One thread per test process: two of them share two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHAPES := --jaxtyping-packages=medcl.objectives,medcl.encoders,medcl.methods,medcl.monitoring,beartype.beartype
 
 .PHONY: demo test test-slow lint format bench clean
@@ -13,7 +14,7 @@ demo: $(STAMP)
 	$(BIN)/medcl demo
 
 test: lint
-	$(PYTEST) -n 2 -m "not slow and not gpu" $(SHAPES)
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow and not gpu" $(SHAPES)
 
 test-slow: $(TEST_STAMP)
 	$(PYTEST) -m "slow" $(SHAPES)

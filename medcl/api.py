@@ -173,7 +173,9 @@ class _Pretraining:
         changed = [key for key in changed if key.removeprefix("training.") not in FREE]
         if changed:
             shown = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now).get(key)}" for key in changed[:3])
-            raise UserError(f"--out {self.folder}: this run was begun with other settings ({shown}); take another --out, or the old settings")
+            raise UserError(
+                f"--out {self.folder}: this run was begun with other settings ({shown}); take another --out, or the old settings"
+            )
         if read_json(self.folder / INPUTS) != inputs:
             raise UserError(f"--out {self.folder}: store {self.settings.store} is not the one this run was begun with; take another --out")
 
@@ -225,4 +227,8 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
 def _lines(folder: Path, result: TrainResult) -> list[str]:
     shown = {name: result.figures[name] for name in ("loss", "probe/accuracy", "collapse/effective_rank") if name in result.figures}
     figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    return [f"{result.steps} steps done; {figures}", f"backbone: {folder / 'backbone'}", f"curves: tensorboard --logdir {folder / 'tensorboard'}"]
+    return [
+        f"{result.steps} steps done; {figures}",
+        f"backbone: {folder / 'backbone'}",
+        f"curves: tensorboard --logdir {folder / 'tensorboard'}",
+    ]

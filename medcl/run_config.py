@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from medcl.encoders import EncoderConfig
-from medcl.evaluation.study import StudyConfig
 from medcl.foundation import config
 from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
@@ -17,6 +16,9 @@ from medcl.methods import MethodConfig
 from medcl.store.volume_store import VolumeStore
 from medcl.training.loop import TrainingConfig
 from medcl.views.policy import ViewsConfig
+
+if TYPE_CHECKING:
+    from medcl.evaluation.study import StudyConfig
 
 
 class PretrainConfig(Settings):
@@ -54,6 +56,8 @@ def load_pretrain(path: Path | str, overrides: Overrides = ()) -> PretrainConfig
 
 def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:
     """Read, override and validate a study YAML."""
+    from medcl.evaluation.study import StudyConfig
+
     return config.load(StudyConfig, path, overrides)
 
 
@@ -63,7 +67,9 @@ def rows_to_learn_from(settings: PretrainConfig, store: VolumeStore, needs_text:
     use = index["split"].isin(["", *settings.splits]) & ~index["pixel_hash"].duplicated()
     if needs_text:
         if store.reports is None:
-            raise UserError(f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV")
+            raise UserError(
+                f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV"
+            )
         use &= index["report_id"].isin(store.reports["report_id"])
     rows = [int(row) for row in use.to_numpy().nonzero()[0]]
     if len(rows) < 2:
