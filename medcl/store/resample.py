@@ -40,7 +40,11 @@ def _weights(old: int, new: int, factor: float, first: float) -> sparse.csr_arra
     centres = first + factor * np.arange(new)
     taps = np.arange(int(np.ceil(2 * support)) + 1)
     columns = np.ceil(centres - support).astype(int)[:, None] + taps
-    values = np.maximum(0.0, 1.0 - np.abs(columns - centres[:, None]) / support)
+    distance = columns - centres[:, None]
+    values = np.maximum(0.0, 1.0 - np.abs(distance) / support)
+    # A sampled triangle leans to one side by up to a twentieth of a voxel; this puts its centre of mass right.
+    lean, width = (values * distance).sum(1), (values * distance**2).sum(1)
+    values *= 1.0 - (lean / np.maximum(width, 1e-9))[:, None] * distance
     values /= values.sum(1, keepdims=True)
     rows = np.repeat(np.arange(new), len(taps))
     columns = np.clip(columns, 0, old - 1).ravel()

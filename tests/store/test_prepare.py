@@ -1,0 +1,179 @@
+"""prepare: what goes in comes out, in any number of processes, after any interruption, and failures are listed."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_data import MadeData
+
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.progress import Silent
+from medcl.foundation.types import Volume
+from medcl.store import work
+from medcl.store.prepare import prepare_data
+from medcl.store.recipe import BUILT_IN
+from medcl.store.volume_store import VolumeStore
+
+CT = BUILT_IN["ct"].model_copy(update={"spacing_mm": None, "body_crop": False})
+
+
+def made(count: int = 5, big: bool = True) -> MadeData:
+    """CT blocks; the first one is larger than a pooled item where `big`."""
+    rng = np.random.default_rng(0)
+    volumes, masks = {}, {}
+    for number in range(count):
+        shape = (80, 70, 60) if big and number == 0 else (30 + number, 28, 20)
+        array = rng.integers(-1000, 1000, shape).astype(np.int16)
+        volumes[f"v{number}"] = Volume(array, np.diag([-1.0, -1.0, 2.0, 1.0]), "ct", "HU")
+        masks[f"m{number}"] = Volume((array > 900).astype(np.uint8) * 3, np.diag([-1.0, -1.0, 2.0, 1.0]), "ct", "arbitrary")
+    labels = pd.DataFrame({"volume_id": list(volumes)[1:], "mask_id": list(masks)[1:], "malignant": 1.0})
+    reports = pd.DataFrame({"report_id": ["r"], "study_key": ["s0"], "text": ["no finding"]})
+    return MadeData(volumes, masks, labels, reports)
+
+
+def prepared(data: MadeData, out: Path, jobs: int = 1, recipe=CT, **more) -> VolumeStore:
+    prepare_data(data, "hash", out, recipe, jobs=jobs, progress=Silent(), **more)
+    return VolumeStore(out)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_values_masks_tables_and_keys_come_out(tmp_path: Path) -> None:
+    data = made()
+    store = prepared(data, tmp_path / "store")
+    assert store.index["volume_id"].tolist() == list(data.volumes)
+    assert store.index["patient"].tolist() == [0, 0, 1, 1, 2]
+    assert store.card["counts"] == {"volumes": 5, "patients": 3, "masks": 4, "refused": 0}
+    for row, (key, volume) in enumerate(data.volumes.items()):
+        read = store.read(row)
+        assert np.array_equal(read.array, volume.array[::-1, ::-1]) and read.units == "HU"
+        assert read.affine @ [0, 0, 0, 1] == pytest.approx(volume.affine @ [volume.array.shape[0] - 1, volume.array.shape[1] - 1, 0, 1])
+        mask = store.mask(row)
+        assert (mask is None) == (key == "v0")
+        if mask is not None:
+            assert np.array_equal(mask, (read.array > 900) * 3)
+    assert store.labels is not None and store.labels["malignant"].tolist() == [1.0] * 4
+    assert store.reports is not None and store.reports["text"].tolist() == ["no finding"]
+
+
+def test_same_bytes_in_one_process_and_two(tmp_path: Path) -> None:
+    prepared(made(), tmp_path / "one")
+    prepared(made(), tmp_path / "two", jobs=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepared(made(), tmp_path / "whole")
+    done: list[int] = []
+    real = work.do_task
+
+    def counted(context, task):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(task.number)
+        return real(context, task)
+
+    monkeypatch.setattr(work, "do_task", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(made(), tmp_path / "cut")
+    assert not (tmp_path / "cut" / "card.json").exists()
+    again: list[int] = []
+    monkeypatch.setattr(work, "do_task", lambda context, task: again.append(task.number) or real(context, task))
+    prepared(made(), tmp_path / "cut")
+    assert again and not set(again) & set(done)
+    assert contents(tmp_path / "cut") == contents(whole.folder)
+
+
+def test_whole_store_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(made(), tmp_path / "store")
+    monkeypatch.setattr(work, "do_task", lambda *_: pytest.fail("done again"))
+    before = contents(tmp_path / "store")
+    prepared(made(), tmp_path / "store")
+    assert contents(tmp_path / "store") == before
+
+
+def test_other_recipe_or_foreign_folder_is_refused(tmp_path: Path) -> None:
+    prepared(made(), tmp_path / "store")
+    with pytest.raises(UserError, match="another recipe; choose another folder"):
+        prepared(made(), tmp_path / "store", recipe=BUILT_IN["ct"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and not a store"):
+        prepared(made(), tmp_path / "mine")
+
+
+def test_a_bad_volume_is_listed_and_not_fatal(tmp_path: Path) -> None:
+    data = made()
+    data.volumes["v2"] = Volume(data.volumes["v2"].array + 1024, np.eye(4), "ct", "HU")
+    data.masks["m3"] = Volume(np.full((4, 4, 4), 300), np.eye(4), "ct", "arbitrary")
+    store = prepared(data, tmp_path / "store")
+    ledger = pd.read_parquet(tmp_path / "store" / "ledger.parquet").set_index("volume_id")
+    assert ledger["status"].value_counts().to_dict() == {"used": 3, "refused": 2}
+    assert ledger.loc["v2", "reason"] == "implausible_units" and ledger.loc["v3", "reason"] == "wrong_mask"
+    assert store.index["volume_id"].tolist() == ["v0", "v1", "v4"]
+    assert np.array_equal(store.read(2).array, data.volumes["v4"].array[::-1, ::-1])
+
+
+def test_no_path_reaches_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = made()
+    real = MadeData.volume
+
+    def broken(self, volume_id):
+        if volume_id == "v1":
+            raise OSError("/export/Smith_John/series1: no such file")
+        return real(self, volume_id)
+
+    monkeypatch.setattr(MadeData, "volume", broken)
+    prepared(data, tmp_path / "store")
+    ledger = pd.read_parquet(tmp_path / "store" / "ledger.parquet")
+    assert ledger.loc[ledger["volume_id"] == "v1", "reason"].tolist() == ["unreadable"]
+    assert not any(b"Smith" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_nothing_usable_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    data = MadeData({"v0": Volume(np.zeros((9, 9, 9)), np.eye(4), "mr", "arbitrary")})
+    with pytest.raises(DataError, match=r"1 wrong_modality.*'mr' for recipe 'ct'"):
+        prepared(data, tmp_path / "store")
+
+
+def test_dry_run_writes_nothing_and_is_about_right(tmp_path: Path) -> None:
+    data = made()
+    summary = prepare_data(data, "hash", tmp_path / "store", CT, jobs=1, progress=Silent(), dry_run=True)
+    assert not (tmp_path / "store").exists()
+    assert summary.estimate is not None and summary.estimate.seconds > 0 and summary.estimate.memory_bytes > 0
+    real = prepared(data, tmp_path / "store").card["array_bytes"]
+    assert real / 4 < summary.estimate.disk_bytes < real * 4
+
+
+def test_pooled_items_share_files_and_large_ones_do_not(tmp_path: Path) -> None:
+    store = prepared(made(), tmp_path / "store")
+    files = store.index["file"].tolist()
+    assert files[0].endswith(".b2nd") and len({*files[1:]}) == 1 and files[1].endswith(".pool")
+
+
+def test_real_scans_go_through(real_data: Path, tmp_path: Path) -> None:
+    """Hippocampus MR with masks, from ingest to store."""
+    from medcl.ingest.run import ingest
+    from medcl.ingest.settings import IngestConfig
+    from medcl.store.prepare import prepare
+
+    source = tmp_path / "source"
+    for kind in ("imagesTr", "labelsTr"):
+        (source / kind).mkdir(parents=True)
+        for path in sorted((real_data / "hippocampus" / kind).glob("*.nii.gz"))[:6]:
+            shutil.copy(path, source / kind)
+    ingest([source], tmp_path / "data", settings=IngestConfig(modality="mr", units="arbitrary"))
+    summary = prepare(tmp_path / "data", tmp_path / "store", BUILT_IN["mr"])
+    store = VolumeStore(tmp_path / "store")
+    assert summary.volumes == summary.masks == len(store) == 6
+    for row in range(6):
+        volume, mask = store.read(row).array, store.mask(row)
+        assert mask is not None and mask.shape == volume.shape and set(np.unique(mask)) == {0, 1, 2}
+        assert abs(volume.mean()) < 0.2 and 0.7 < volume.std() < 1.3

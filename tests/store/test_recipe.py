@@ -1,0 +1,70 @@
+"""Recipes: built in or from a file, scales that meet the network's range, storage that is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcl.foundation.config import to_yaml
+from medcl.foundation.errors import UserError
+from medcl.store.recipe import BUILT_IN, Recipe, WindowIntensity, load_recipe, recipe_hash
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_written_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(BUILT_IN[name]))
+    assert load_recipe(path) == BUILT_IN[name]
+    assert recipe_hash(load_recipe(path)) == recipe_hash(BUILT_IN[name])
+
+
+def test_a_changed_setting_changes_the_hash() -> None:
+    ct = BUILT_IN["ct"]
+    assert recipe_hash(ct) != recipe_hash(ct.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)}))
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("ct", -1000, 1000), ("mr", -5, 5), ("xray", 0, 1), ("shape", 0, 1)])
+def test_ends_of_the_window_are_the_ends_of_the_network_range(name: str, low: float, high: float) -> None:
+    recipe = BUILT_IN[name]
+    scale, shift = recipe.network_scale()
+    assert (low * scale + shift, high * scale + shift) == pytest.approx(recipe.network_range)
+
+
+def test_hounsfield_units_are_stored_as_they_are() -> None:
+    dtype, slope, intercept = BUILT_IN["ct"].storage()
+    values = np.arange(-1024, 3072)
+    assert np.array_equal(((values - intercept) / slope).astype(dtype) * slope + intercept, values)
+
+
+@pytest.mark.parametrize("name", ["mr", "xray"])
+def test_other_units_are_stored_finely(name: str) -> None:
+    recipe = BUILT_IN[name]
+    _, slope, _ = recipe.storage()
+    low, high = (-5, 5) if name == "mr" else (0, 1)
+    assert slope / 2 < 2.5e-4
+    assert np.iinfo(np.int16).min <= low / slope and high / slope <= np.iinfo(np.int16).max
+
+
+def test_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"'cct': neither a built-in recipe .*ct, mr, xray, shape"):
+        load_recipe("cct")
+
+
+def test_typo_in_a_recipe_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nmodalities: [ct]\nkind: volume\nunits: [HU]\nspacing: [1, 1, 1]\nintensity: {name: window}\n")
+    with pytest.raises(UserError, match="unknown key 'spacing': did you mean 'spacing_mm'"):
+        load_recipe(path)
+
+
+def test_window_must_lie_inside_what_is_stored() -> None:
+    with pytest.raises(ValueError, match="stored_low <= low"):
+        WindowIntensity(low=-2000)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        BUILT_IN["ct"].name = "other"  # type: ignore[misc]
+    assert isinstance(BUILT_IN["ct"], Recipe)

@@ -1,0 +1,135 @@
+"""Reading boxes: the same values whatever box, thread or process, and damage is an error."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+from made_data import MadeData
+
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.progress import Silent
+from medcl.foundation.types import Volume
+from medcl.store import arrays
+from medcl.store.prepare import prepare_data
+from medcl.store.recipe import BUILT_IN
+from medcl.store.volume_store import VolumeStore
+
+MR = BUILT_IN["mr"].model_copy(update={"spacing_mm": None})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One volume of its own file, two pooled ones."""
+    rng = np.random.default_rng(0)
+    shapes = ((90, 80, 170), (20, 21, 22), (23, 20, 9))
+    volumes = {
+        f"v{n}": Volume(rng.normal(100, 20, shape), np.diag([1.0, 2.0, 3.0, 1.0]), "mr", "arbitrary") for n, shape in enumerate(shapes)
+    }
+    masks = {"m": Volume(rng.integers(0, 4, shapes[0]), np.diag([1.0, 2.0, 3.0, 1.0]), "mr", "arbitrary")}
+    import pandas as pd
+
+    data = MadeData(volumes, masks, pd.DataFrame({"volume_id": ["v0"], "mask_id": ["m"]}))
+    out = tmp_path_factory.mktemp("made") / "store"
+    prepare_data(data, "hash", out, MR, jobs=1, progress=Silent())
+    return out
+
+
+def random_box(rng: np.random.Generator, shape: tuple[int, ...]) -> arrays.Box:
+    edges = [sorted(rng.choice(length + 1, 2, replace=False).tolist()) for length in shape]
+    return (edges[0][0], edges[0][1]), (edges[1][0], edges[1][1]), (edges[2][0], edges[2][1])
+
+
+def test_every_box_is_a_part_of_the_whole(folder: Path) -> None:
+    store, rng = VolumeStore(folder), np.random.default_rng(1)
+    for row in range(len(store)):
+        whole, mask = store.read(row), store.mask(row)
+        for _ in range(20):
+            box = random_box(rng, store.shape(row))
+            part = store.read(row, box)
+            cut = tuple(slice(*limits) for limits in box)
+            assert np.array_equal(part.array, whole.array[cut]) and part.array.dtype == np.float32
+            assert part.affine @ [0, 0, 0, 1] == pytest.approx(whole.affine @ [*(start for start, _ in box), 1])
+            if mask is not None:
+                part_mask = store.mask(row, box)
+                assert part_mask is not None and np.array_equal(part_mask, mask[cut])
+
+
+def test_integers_and_their_scaling_give_the_values(folder: Path) -> None:
+    store = VolumeStore(folder)
+    raw, slope, intercept = store.read_raw(0)
+    assert raw.dtype == np.int16 and (slope, intercept) == store.scaling(0)
+    assert np.array_equal(raw.astype(np.float32) * np.float32(slope) + np.float32(intercept), store.read(0).array)
+
+
+@pytest.mark.parametrize("box", [((0, 91), (0, 5), (0, 5)), ((-1, 5), (0, 5), (0, 5)), ((5, 5), (0, 5), (0, 5))])
+def test_box_outside_the_array_is_refused(folder: Path, box: arrays.Box) -> None:
+    with pytest.raises(ValueError, match="not inside row 0's shape"):
+        VolumeStore(folder).read(0, box)
+
+
+def test_threads_read_the_same(folder: Path) -> None:
+    store, rng = VolumeStore(folder), np.random.default_rng(2)
+    jobs = [(row, random_box(rng, store.shape(row))) for row in rng.integers(0, 3, 120).tolist()]
+    alone = [store.read_raw(row, box)[0] for row, box in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda job: store.read_raw(*job)[0], jobs))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_pickles_as_its_path(folder: Path) -> None:
+    store = VolumeStore(folder)
+    store.read(0)
+    packed = pickle.dumps(store)
+    assert len(packed) < 1000 and np.array_equal(pickle.loads(packed).read(1).array, store.read(1).array)
+
+
+def test_files_kept_open_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "_OPEN_FILES", 1)
+    store = VolumeStore(folder)
+    for _ in range(3):
+        assert all(store.read(row).array.shape == store.shape(row) for row in range(3))
+    assert len(store._arrays._open) == 1
+
+
+def test_compression_is_the_chosen_one_and_never_delta(folder: Path) -> None:
+    name = VolumeStore(folder).index["file"].iat[0]
+    handle = blosc2.open(str(folder / name), mode="r")
+    assert handle.chunks == (64, 64, 160) and handle.blocks == (16, 16, 32)
+    assert handle.cparams.codec == blosc2.Codec.LZ4 and blosc2.Filter.DELTA not in handle.cparams.filters
+    assert blosc2.Filter.BITSHUFFLE in handle.cparams.filters
+
+
+def test_only_touched_chunks_are_decoded(folder: Path) -> None:
+    """Damage far away from the box goes unnoticed: its chunk was never decoded."""
+    import shutil
+
+    copy = folder.parent / "damaged"
+    shutil.copytree(folder, copy)
+    path = copy / VolumeStore(copy).index["file"].iat[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 60_000] = bytes(60_000)
+    path.write_bytes(content)
+    store = VolumeStore(copy)
+    clean = VolumeStore(folder).read(0).array
+    assert np.array_equal(store.read(0, ((0, 10), (0, 10), (0, 10))).array, clean[:10, :10, :10])
+
+
+def test_folder_without_a_card_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="not whole"):
+        VolumeStore(tmp_path)
+
+
+def test_missing_array_file_is_a_data_error(folder: Path) -> None:
+    import shutil
+
+    copy = folder.parent / "missing"
+    shutil.copytree(folder, copy)
+    (copy / VolumeStore(copy).index["file"].iat[0]).unlink()
+    with pytest.raises(DataError, match="prepare it again"):
+        VolumeStore(copy).read(0)
