@@ -49,7 +49,8 @@ def load_pretrain(path: Path | str, overrides: Overrides = ()) -> PretrainConfig
     dims = len(settings.views.size)
     if settings.encoder.spatial_dims != dims:
         raise UserError(
-            f"{path}: encoder.spatial_dims is {settings.encoder.spatial_dims} but views.size has {dims} numbers; give one number per dimension"
+            f"{path}: encoder.spatial_dims is {settings.encoder.spatial_dims} but views.size has {dims} numbers; "
+            "give one number per dimension"
         )
     return settings
 

@@ -67,8 +67,10 @@ def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
-        merged[key] = lay_over(old, value) if same_kind else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            merged[key] = lay_over(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
