@@ -134,11 +134,10 @@ def preview(
 ) -> None:
     """Draw augmented views for a person to look at, and measure what they did to your data."""
     with Conversation("preview", as_json, quiet) as talk:
-        from medcl.store.volume_store import VolumeStore
-        from medcl.views.audit import preview as write_preview
+        from medcl.views.audit import preview_store
 
-        opened = VolumeStore(store)
-        audit = write_preview(opened, _views(opened, policy, _size(size), paired), out, seed=seed, count=count, progress=talk.progress)
+        chosen = _size(size)
+        audit = preview_store(store, out, policy=policy, size=chosen, paired=paired, seed=seed, count=count, progress=talk.progress)
         lines = [f"the views keep within the bounds of policy {audit['views']['policy']['name']}: {out}/index.html"]
         talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: medcl pretrain CONFIG.yaml store={store}")
 
@@ -260,22 +259,6 @@ def _size(text: str | None) -> tuple[int, ...] | None:
     if size is not None and (len(size) not in (2, 3) or min(size) < 1):
         raise UserError(f"--size {text}: expected two or three whole numbers, for example 96,96,96")
     return size
-
-
-def _views(store: Any, policy: str | None, size: tuple[int, ...] | None, paired: bool) -> Any:
-    """Views of a store; without a size, a grid of at most 96 voxels (pictures: 224) that its median scan fills."""
-    from statistics import median
-
-    from medcl.foundation.config import validate
-    from medcl.views.batched import ViewMaker
-    from medcl.views.policy import ViewsConfig
-
-    if size is None:
-        flat = store.recipe.kind == "picture"
-        middle = [median(store.shape(row)[axis] for row in range(len(store))) for axis in ((1, 0) if flat else (0, 1, 2))]
-        size = tuple(max(16, min(224 if flat else 96, int(length) // 8 * 8)) for length in middle)
-    content = {"policy": policy or store.recipe.modalities[0], "size": size}
-    return ViewMaker(validate(ViewsConfig, content, "medcl preview"), store.recipe, paired)
 
 
 def _recipe(data: Path, name: str | None) -> Any:

@@ -32,7 +32,7 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     }
     write_json(folder / "config.json", config)
     shutil.copyfile(source / WEIGHTS, folder / "model.safetensors")
-    shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / "load_backbone.py")
+    shutil.copyfile(Path(__file__).with_name("monai_load.py"), folder / "load_backbone.py")
     write_text(folder / "README.md", _head(backbone.card) + model_card(backbone.card, _USE))
     loaded = runpy.run_path(str(folder / "load_backbone.py"))["load"](folder)
     matching = count_matching(backbone.encoder.state_dict(), loaded.state_dict())

@@ -13,7 +13,7 @@ from medcl.foundation.errors import UserError
 
 @dataclass(frozen=True)
 class MonaiNetwork:
-    """`monai.networks.nets.<name>(**arguments)`, every BatchNorm in it replaced by `norm` (see export/standalone.py).
+    """`monai.networks.nets.<name>(**arguments)`, every BatchNorm in it replaced by `norm` (see export/monai_load.py).
 
     norm: {"name": "group", "groups": n} or {"name": "instance"}.
     """

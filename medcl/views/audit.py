@@ -6,14 +6,17 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from medcl.foundation.config import validate
 from medcl.foundation.errors import DataError
 from medcl.foundation.files import hash_of_folder, write_json, write_text, write_whole
 from medcl.foundation.progress import Progress, Silent
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker
 from medcl.views.measure import Breach, measure, spread_rows
+from medcl.views.policy import ViewsConfig
 from medcl.views.sheet import contact_sheet
 
 SHEET, PAGE, AUDIT = "contact_sheet.png", "index.html", "audit.json"
@@ -46,6 +49,32 @@ def preview(
             "\n".join([*(str(found) for found in breaches), f"see {out / PAGE}; change the step, or its bound in the policy's audit"])
         )
     return result
+
+
+def preview_store(
+    store: Path | str,
+    out: Path | str,
+    *,
+    policy: str | None = None,
+    size: tuple[int, ...] | None = None,
+    paired: bool = False,
+    seed: int = 0,
+    count: int = 8,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`preview` for a STORE folder. policy: that of the store's modality by default; size: see `fitting_size`."""
+    opened = VolumeStore(store)
+    content = {"policy": policy or opened.recipe.modalities[0], "size": size or fitting_size(opened)}
+    maker = ViewMaker(validate(ViewsConfig, content, "preview"), opened.recipe, paired)
+    return preview(opened, maker, out, seed=seed, count=count, progress=progress)
+
+
+def fitting_size(store: VolumeStore) -> tuple[int, ...]:
+    """A view's size that the store's median scan fills: at most 96 voxels (pictures: 224) along each axis, a multiple of 8."""
+    flat = store.recipe.kind == "picture"
+    axes, most = ((1, 0), 224) if flat else ((0, 1, 2), 96)
+    middle = [median(store.shape(row)[axis] for row in range(len(store))) for axis in axes]
+    return tuple(max(16, min(most, int(length) // 8 * 8)) for length in middle)
 
 
 _STYLE = """

@@ -231,3 +231,24 @@ def test_size_is_checked(text):
 
 def test_size_is_read():
     assert cli._size("96,96,64") == (96, 96, 64) and cli._size(None) is None
+
+
+def test_preview_fits_its_views_to_the_store(tmp_path, monkeypatch, capfd):
+    """Without --size: what the median scan fills, in steps of 8."""
+    import numpy as np
+
+    from medcl.foundation.progress import Silent
+    from medcl.foundation.types import Volume
+    from medcl.store.prepare import prepare_data
+    from medcl.store.recipe import load_recipe
+    from tests.store.made_data import MadeData
+
+    draw = np.random.default_rng(0)
+    pictures = {str(n): Volume(draw.random((70, 50, 1), np.float32), np.eye(4), "xray", "display", "picture") for n in range(3)}
+    prepare_data(MadeData(pictures), "hash", tmp_path / "store", load_recipe("xray"), jobs=1, progress=Silent())
+    monkeypatch.setattr(sys, "argv", ["medcl", "preview", str(tmp_path / "store"), "--out", str(tmp_path / "preview"), "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    answer = json.loads(capfd.readouterr().out)
+    audit = answer["result"] if answer["ok"] else json.loads((tmp_path / "preview" / "audit.json").read_text())
+    assert audit["views"]["size"] == [48, 64] and (tmp_path / "preview" / "index.html").is_file()
