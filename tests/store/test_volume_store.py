@@ -9,7 +9,6 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import pytest
-from made_data import MadeData
 
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.progress import Silent
@@ -18,6 +17,7 @@ from medcl.store import arrays
 from medcl.store.prepare import prepare_data
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
+from tests.store.made_data import MadeData
 
 MR = BUILT_IN["mr"].model_copy(update={"spacing_mm": None})
 

@@ -1,0 +1,135 @@
+"""The audit passes what is safe, catches each planted breach and names its step, and the page needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcl.foundation.errors import DataError
+from medcl.store.recipe import BUILT_IN
+from medcl.store.volume_store import VolumeStore
+from medcl.views import batched
+from medcl.views.audit import preview
+from medcl.views.batched import ViewMaker
+from medcl.views.policy import ViewsConfig
+from tests.store.made_data import MadeData
+from tests.views.made_scans import SIZES
+
+Stores = Callable[[str], VolumeStore]
+
+
+def maker_for(name: str, **more) -> ViewMaker:
+    return ViewMaker(ViewsConfig(**{"policy": name, "size": SIZES[name], **more}), BUILT_IN[name])
+
+
+def written(tmp_path: Path, modality: str, steps: str, audit: str = "{}") -> str:
+    path = tmp_path / f"{modality}.yaml"
+    path.write_text(f"name: mine\nmodality: {modality}\nsteps: [{steps}]\naudit: {audit}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_built_in_policies_pass_and_write_three_files(name: str, made_store: Stores, tmp_path: Path) -> None:
+    result = preview(made_store(name), maker_for(name), tmp_path / "out", count=2)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["audit.json", "contact_sheet.png", "index.html"]
+    assert json.loads((tmp_path / "out" / "audit.json").read_text()) == result
+    figures = result["figures"]
+    assert result["breaches"] == [] and figures["overlap"]["min"] >= 0.5 and figures["swapped_share"] == 0 == figures["empty_share"]
+    assert figures["mask_survival"] is not None and (figures["drift"] == {}) == (name == "shape")
+
+
+def test_the_same_twice(made_store: Stores, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        preview(made_store("ct"), maker_for("ct"), tmp_path / out, count=2)
+    for name in ("audit.json", "contact_sheet.png", "index.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_page_is_one_file_that_asks_nobody(made_store: Stores, tmp_path: Path) -> None:
+    preview(made_store("xray"), maker_for("xray"), tmp_path, count=2)
+    page = (tmp_path / "index.html").read_text()
+    assert "default-src 'none'" in page and "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "http" not in page.replace("http-equiv", "")
+
+
+def test_a_tame_gamma_on_ct_is_seen_as_a_change_of_hounsfield_units(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "ct", "{name: crop}, {name: gamma, range: [0.7, 0.8]}", "{max_drift: 25, max_drift_share: 0.06}")
+    maker = maker_for("ct", policy=policy, allow={"gamma": "to see what it does"})
+    with pytest.raises(DataError, match=r"gamma: change of .*'s mean is") as breach:
+        preview(made_store("ct"), maker, tmp_path / "out", count=1)
+    assert breach.value.exit_code == 3 and (tmp_path / "out" / "index.html").is_file()
+    assert "Override in force: gamma is unsafe for ct" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_the_same_shift_is_blamed_on_the_shift(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(
+        tmp_path, "ct", "{name: crop}, {name: blur, max_sigma_mm: 2}, {name: intensity_shift, max_shift: 20}", "{max_drift: 5}"
+    )
+    with pytest.raises(DataError, match=r"^intensity_shift: change of"):
+        preview(made_store("ct"), maker_for("ct", policy=policy), tmp_path / "out", count=1)
+
+
+def test_a_flip_is_seen(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right}")
+    maker = maker_for("mr", policy=policy, allow={"flip_left_right": "brains, no lateralised labels"})
+    with pytest.raises(DataError, match="flip_left_right: share of views with sides exchanged"):
+        preview(made_store("mr"), maker, tmp_path / "out", count=1)
+
+
+def test_a_crop_that_loses_the_marked_thing_is_seen(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "ct", "{name: crop}", "{min_mask_survival: 0.9}")
+    with pytest.raises(DataError, match="crop: share of marked masks that both views keep is 0"):
+        preview(made_store("ct"), maker_for("ct", policy=policy, size=(8, 8, 8)), tmp_path / "out", count=1)
+
+
+def test_a_spacing_that_is_not_accounted_for_is_seen(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: views that are sampled as if voxels were cubes of 1 mm."""
+    policy = written(tmp_path, "mr", "{name: crop}, {name: scale}")
+    real = batched._parameters
+
+    def forgetful(frame, size, affine, values):
+        right = real(frame, size, affine, values)
+        matrix = right.matrix * np.linalg.norm(affine[:3, :3], axis=0)[:, None]
+        return batched.ViewParameters(matrix, size, affine @ np.vstack([matrix, [0, 0, 0, 1]]), frame, values)
+
+    monkeypatch.setattr(batched, "_parameters", forgetful)
+    with pytest.raises(DataError, match=r"scale: ratio of scales along two axes is 1.2,"):
+        preview(made_store("mr"), maker_for("mr", policy=policy), tmp_path / "out", count=1)
+
+
+def test_views_of_nothing_are_seen(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "ct", "{name: crop}", "{max_empty_share: 0.0}")
+    store = made_store("ct")
+    maker = maker_for("ct", policy=policy, size=(8, 8, 8))
+    with pytest.raises(DataError, match="crop: share of views that show next to nothing"):
+        for seed in range(20):
+            preview(store, maker, tmp_path / "out", count=1, seed=seed)
+
+
+def test_real_mr_with_masks(real_data: Path, tmp_path: Path) -> None:
+    """Hippocampus: views keep the marked structure in most pairs, and a flip let in by `allow` is caught."""
+    import nibabel
+    import pandas as pd
+
+    from medcl.foundation.progress import Silent
+    from medcl.foundation.types import Volume
+    from medcl.store.prepare import prepare_data
+
+    volumes, masks = {}, {}
+    for path in sorted((real_data / "hippocampus" / "imagesTr").glob("*.nii.gz"))[:8]:
+        image, mask = nibabel.load(path), nibabel.load(str(path).replace("imagesTr", "labelsTr"))
+        volumes[path.name] = Volume(np.asarray(image.dataobj), image.affine, "mr", "arbitrary")
+        masks[path.name] = Volume(np.asarray(mask.dataobj), mask.affine, "mr", "arbitrary")
+    labels = pd.DataFrame({"volume_id": list(volumes), "mask_id": list(masks)})
+    prepare_data(MadeData(volumes, masks, labels), "hash", tmp_path / "store", BUILT_IN["mr"], jobs=1, progress=Silent())
+    store = VolumeStore(tmp_path / "store")
+    result = preview(store, maker_for("mr", size=(32, 32, 32)), tmp_path / "out", count=2)
+    assert result["figures"]["mask_survival"] > 0.7 and result["breaches"] == []
+    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right}")
+    with pytest.raises(DataError, match="flip_left_right"):
+        preview(store, maker_for("mr", policy=policy, allow={"flip_left_right": "planted"}), tmp_path / "flip", count=1)
