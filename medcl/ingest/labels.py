@@ -45,11 +45,15 @@ def _looks_like_a_label(table: Table, name: str) -> bool:
         return False
     values = [row[name] for row in table.rows if row[name].lower() not in _MISSING]
     distinct = set(values)
-    if len(distinct) < 2 or any(_LOOKS_PRIVATE.search(value) or len(value) > 64 for value in distinct):
+    numbers = [_as_number(value) for value in distinct]
+    if len(distinct) < 2:
         return False
-    if all(_as_number(value) is not None for value in distinct):
-        whole = all(float(value).is_integer() for value in distinct)
-        return not (whole and len(distinct) > 20 and len(distinct) == len(values))
+    if all(number is not None for number in numbers):
+        # Many whole numbers, none twice, are counters or record numbers; large ones are dates or record numbers.
+        whole = [number for number in numbers if number is not None and number.is_integer()]
+        return max(whole, default=0) < 1e6 and not (len(whole) == len(distinct) == len(values) > 20)
+    if any(_LOOKS_PRIVATE.search(value) or len(value) > 64 for value in distinct):
+        return False
     return len(distinct) <= min(MOST_CLASSES, max(2, len(values) * 2 // 3))
 
 

@@ -41,6 +41,8 @@ def attach(masks: Sequence[Mask], scans: Sequence[Scan], volume_of: dict[int, st
     """Find the image of every mask. Candidates lie in the mask's folder, in `imagesTr` beside `labelsTr`, or share BIDS
     subject and session; the grid (shape and affine, in any axis order) must be theirs.
     """
+    if not masks:
+        return [], []
     near = _by_folder(scans)
     grids = [grid(scan.shape, scan.affine) for scan in scans]
     subjects = _by_subject(scans)

@@ -45,9 +45,9 @@ def read_grey(path: str, budget: int) -> tuple[np.ndarray, tuple[str, ...]]:
                 if image.width * image.height * 4 > budget:
                     raise Refused("too_large", f"{image.width} x {image.height}")
                 return _grey(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
         raise Refused("unreadable") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except (OSError, ValueError, EOFError, IndexError) as error:
         raise Refused("truncated", type(error).__name__) from None
 
 

@@ -71,7 +71,8 @@ _MONTHS = (
 _TITLES = r"Dr|Drs|Prof|Professor|Mr|Mrs|Ms|Miss|Doctor|Herr|Frau|Dott|Sr|Sra|Mme|Mlle"
 _NAME = r"(?:[A-ZÀ-Þ][\w'’-]+|[A-ZÀ-Þ]\.)"
 _NAMES = rf"(?:{_NAME}\s?){{1,3}}"
-_PARTICLE = r"(?:(?:van|von|de|der|den|da|di|del|la|le)\s+)"
+_PARTICLE = r"(?:(?:van|von|de|der|den|da|di|del|la|le)\s+){0,2}"
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _ID_WORDS = r"MRN|PID|ID|acc(?:ession)?|patient\s+(?:id|no|number)|exam\s+(?:id|no|number)"
 _STREETS = r"Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Boulevard|Blvd"
 # Order matters: addresses before numbers, dates before phone numbers, phone numbers before bare long numbers.
@@ -79,7 +80,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("url", re.compile(r"\b(?:https?://|www\.)\S+", re.I)),
     ("email", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
     ("date", re.compile(r"\b\d{4}[-/.]\d{1,2}[-/.]\d{1,2}\b")),
-    ("date", re.compile(r"\b\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\b")),
+    ("date", re.compile(rf"\b{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})\b(?!\.\d)")),
     ("date", re.compile(rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b")),
     ("date", re.compile(rf"\b\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTHS}\b\.?(?:,?\s+\d{{4}})?")),
     ("date", re.compile(rf"\b{_MONTHS}\.?,?\s+(?:19|20)\d{{2}}\b")),
@@ -91,7 +92,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("phone", re.compile(r"\+\d{1,3}[\s.-]?(?:\(?\d{1,5}\)?[\s.-]?){2,5}\d{2,}")),
     ("phone", re.compile(r"\(\d{2,5}\)\s?\d{3,4}[\s.-]?\d{2,5}\b|\b\d{3}[\s.-]\d{3,4}[\s.-]\d{4}\b|\b0\d{2,4}[-/\s]\d{5,8}\b")),
     ("id", re.compile(r"\b[A-Z]{0,4}-?\d{6,}\b")),
-    ("name", re.compile(rf"\b(?:{_TITLES})\b\.?\s+{_PARTICLE}?{_NAME}(?:\s+{_PARTICLE}?{_NAME}){{0,2}}")),
+    ("name", re.compile(rf"\b(?:{_TITLES})\b\.?\s+{_PARTICLE}{_NAME}(?:\s+{_PARTICLE}{_NAME}){{0,2}}")),
     ("name", re.compile(rf"(?<=[Dd]ictated by ){_NAMES}|(?<=[Ss]igned by ){_NAMES}|(?<=[Pp]atient name: ){_NAMES}")),
     ("address", re.compile(rf"\b\d{{1,5}}\s+(?:{_NAME}\s+){{1,3}}(?:{_STREETS})\b\.?")),
 )

@@ -33,7 +33,7 @@ _LANGUAGE_WORDS = {
     "fr": {"le", "la", "et", "pas", "de", "des", "est", "avec", "du"},
     "es": {"el", "la", "y", "no", "de", "los", "con", "se", "del"},
 }
-_MOJIBAKE = re.compile(r"Ã[\x80-\xbf]|â€|�")
+_MOJIBAKE = re.compile(r"Ã[\x80-\xbfŸ„…†‡‰Š‹ŒŽ•–—˜™š›œž]|Â[\x80-\xbf]|â€|�")
 # Words of a patient's header that are also plain words of reports: never scrubbed as names.
 PLAIN_WORDS = {
     "patient", "test", "phantom", "chest", "head", "heart", "lung", "left", "right", "normal", "small", "large", "male", "female", "none",

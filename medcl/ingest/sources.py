@@ -52,7 +52,8 @@ def survey(sources: Sequence[str | Path]) -> Survey:
     fates: list[Fate] = []
     seen: set[str] = set()
     for root, name in zip(roots, names, strict=True):
-        for path in _walk(root):
+        # Links last: where a file is met by its own name and by a link, its own name counts.
+        for path in sorted(_walk(root), key=os.path.islink):
             relative = os.path.join(name, os.path.relpath(path, root if root.is_dir() else root.parent))
             kind = _kind_or_fate(path, root, seen)
             if isinstance(kind, Fate):

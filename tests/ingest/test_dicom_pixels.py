@@ -82,30 +82,30 @@ def manifest_rows(real_data: Path) -> list[dict[str, str]]:
 # reason -> files; 12-bit JPEG Extended has no codec in the extra: refused, never shown wrong
 FATES = {
     "ok": "colour_us/JPGLosslessP14SV1_1s_1f_8b.dcm colour_us/OBXXXX1A_rle_2frame.dcm colour_us/US1_J2KR.dcm colour_us/color-pl.dcm "
-        "xray/RG1_J2KI.dcm xray/RG3_J2KR.dcm",
+    "xray/RG1_J2KI.dcm xray/RG3_J2KR.dcm",
     "secondary_capture": "colour_us/SC_rgb_16bit.dcm colour_us/SC_ybr_full_uncompressed.dcm malformed/OT-PAL-8-face.dcm "
-        "malformed/OsirixFake16BitsStoredFakeSpacing.dcm malformed/mlut_18.dcm malformed/vlut_04.dcm "
-        "transfer_syntax/HTJ2KLossless_08_RGB.dcm transfer_syntax/JLSL_16_15_1_1F.dcm transfer_syntax/JPEG-LL.dcm "
-        "transfer_syntax/JPEGExtended_1s_1f_u_16_12.dcm transfer_syntax/deflated.dcm",
+    "malformed/OsirixFake16BitsStoredFakeSpacing.dcm malformed/mlut_18.dcm malformed/vlut_04.dcm "
+    "transfer_syntax/HTJ2KLossless_08_RGB.dcm transfer_syntax/JLSL_16_15_1_1F.dcm transfer_syntax/JPEG-LL.dcm "
+    "transfer_syntax/JPEGExtended_1s_1f_u_16_12.dcm transfer_syntax/deflated.dcm",
     "duplicate_volume": "colour_us/color-px.dcm",
     "single_slice": "malformed/J2K_pixelrep_mismatch.dcm malformed/JPEGLossless_1s_1f_i_16_16_bad.dcm malformed/bad_sequence.dcm "
-        "malformed/explicit_VR-UN.dcm transfer_syntax/693_J2KR.dcm transfer_syntax/CT1_JLSN.dcm "
-        "transfer_syntax/JPEGLossless_1s_1f_u_16_12.dcm transfer_syntax/implicit_little.dcm",
+    "malformed/explicit_VR-UN.dcm transfer_syntax/693_J2KR.dcm transfer_syntax/CT1_JLSN.dcm "
+    "transfer_syntax/JPEGLossless_1s_1f_u_16_12.dcm transfer_syntax/implicit_little.dcm",
     "derived": "malformed/MR-SIEMENS-DICOM-WithOverlays.dcm multiframe/eCT_Supplemental.dcm transfer_syntax/MR_small_RLE.dcm "
-        "transfer_syntax/MR_small_jpeg_ls_lossless.dcm transfer_syntax/explicit_big.dcm",
+    "transfer_syntax/MR_small_jpeg_ls_lossless.dcm transfer_syntax/explicit_big.dcm",
     "truncated": "malformed/MR_truncated.dcm",
     "radiotherapy_object": "malformed/badVR.dcm malformed/no_meta_group_length.dcm malformed/rtplan_truncated.dcm non_image/rtdose.dcm "
-        "non_image/rtplan.dcm non_image/rtstruct.dcm transfer_syntax/rtdose_rle.dcm",
+    "non_image/rtplan.dcm non_image/rtstruct.dcm transfer_syntax/rtdose_rle.dcm",
     "unreadable": "malformed/empty_charset_LEI.dcm malformed/no_meta.dcm",
     "no_geometry": "malformed/emri_small_jpeg_2k_lossless_too_short.dcm multiframe/emri_small.dcm multiframe/emri_small_RLE.dcm "
-        "multiframe/emri_small_jpeg_2k_lossless.dcm multiframe/explicit_little.dcm",
+    "multiframe/emri_small_jpeg_2k_lossless.dcm multiframe/explicit_little.dcm",
     "segmentation_object": "malformed/liver_nonbyte_aligned.dcm non_image/liver.dcm non_image/liver_rle.dcm",
     "bad_header": "malformed/meta_missing_tsyntax.dcm",
     "parametric_map": "non_image/parametric_map_float.dcm",
     "structured_report": "non_image/reportsi.dcm non_image/test-SR.dcm",
     "localizer": "transfer_syntax/MAROTECH_CT_JP2Lossy.dcm",
     "decode_failed": "xray/RG2_JPLY_fixed.dcm",
-}}  # fmt: skip
+}
 
 
 def test_all_real_single_files_end_as_they_should(real_data: Path) -> None:
