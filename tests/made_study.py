@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl.evaluation.facts import FACTS, MAP, NEIGHBOURS, add_pictures, embedding_map, neighbour_sheet, versions
+from medcl.evaluation.facts import FACTS, MAP, NEIGHBOURS, embedding_map, neighbour_sheet, put_picture, versions
 from medcl.evaluation.fits import Fit, FitKey
 from medcl.evaluation.scores import Predictions
 from medcl.evaluation.summary import Plan, summarise, write_summary
@@ -22,8 +22,10 @@ def made_plan(inits: tuple[str, ...] = ("random", "moco", "simclr"), modes: tupl
     return Plan(**{**content, "reference": "random", "resamples": 300, "seed": 0, **changes})
 
 
-def made_fits(plan: Plan, draws: int = 5, cases: int = 240, train: int = 800, signal: float = 1.0) -> tuple[list[Fit], np.ndarray]:
-    """Fits of every (init, mode, fraction, draw), and the patient of every test case."""
+def made_fits(
+    plan: Plan, draws: int = 5, cases: int = 240, train: int = 800, signal: float = 1.0
+) -> tuple[list[Fit], dict[str, np.ndarray]]:
+    """Fits of every (init, mode, fraction, draw), and the patients of the test cases by mode."""
     rng = np.random.default_rng(7)
     label = np.arange(cases) % 2
     patient = np.array([f"p{case // 2:03d}" for case in range(cases)])
@@ -39,7 +41,7 @@ def made_fits(plan: Plan, draws: int = 5, cases: int = 240, train: int = 800, si
                     outcome = Predictions(np.stack([1 - p, p], 1), label, np.array([0.5, 0.5]))
                     count = round(fraction * train)
                     fits.append(Fit(FitKey(init, mode, fraction, draw), count, count, outcome, {"strength": 0.01}, 0.8))
-    return fits, patient
+    return fits, dict.fromkeys(plan.modes, patient)
 
 
 def write_made_study(folder: Path, *, title: str = "pneumonia", transductive: bool = False, **changes) -> Path:
@@ -55,7 +57,8 @@ def write_made_study(folder: Path, *, title: str = "pneumonia", transductive: bo
     rows, columns = np.mgrid[:90, :70]
     shown = [int(row) for row in sheet["label"]]
     pictures = {row: np.exp(-((rows - 45 - row % 9) ** 2 + (columns - 35) ** 2) / (300.0 + 500 * label[row])) for row in shown}
-    add_pictures(sheet, pictures)
+    for row, picture in pictures.items():
+        put_picture(sheet, row, picture)
     write_json(folder / MAP, embedding_map(embeddings, train, test, label[test]))
     write_json(folder / NEIGHBOURS, sheet)
     write_json(folder / FACTS, _facts(plan, title, transductive))

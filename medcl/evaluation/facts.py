@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import base64
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import medcl
 from medcl.evaluation.knn import nearest
-from medcl.evaluation.linear import principal_components
+from medcl.evaluation.linear import STRENGTHS, principal_components
+from medcl.evaluation.settings import ClassificationTask, SegmentationTask, StudyConfig
+from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
+from medcl.foundation.files import hash_of_folder
+from medcl.foundation.geometry import rows_and_columns
+from medcl.store.volume_store import VolumeStore
+from medcl.views.batched import ViewMaker
+
+if TYPE_CHECKING:
+    from medcl.evaluation.study import OpenStudy
 
 FACTS = "study.json"
 MAP = "embedding_map.json"
@@ -57,10 +68,21 @@ def neighbour_sheet(
     return {"queries": asked, "inits": found, "label": {str(row): int(label[row]) for row in shown}, "side": THUMBNAIL, "pictures": {}}
 
 
-def add_pictures(sheet: dict[str, Any], pictures: Mapping[int, np.ndarray]) -> None:
-    """Put small grey pictures (rows, columns) of network values into a sheet."""
-    for row, picture in pictures.items():
-        sheet["pictures"][str(row)] = base64.b64encode(thumbnail(picture).tobytes()).decode()
+def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, rows: np.ndarray) -> None:
+    """Put a small grey picture of every case shown into a sheet: the whole field, of volumes the middle axial slice.
+
+    rows: the store's row of every case.
+    """
+    for case in sheet["label"]:
+        row = int(rows[int(case)])
+        view = maker.render(store, row, maker.whole(store.shape(row), store.affine(row)))
+        picture = rows_and_columns(view) if maker.flat else view[:, :, view.shape[2] // 2].T[::-1]
+        put_picture(sheet, int(case), picture)
+
+
+def put_picture(sheet: dict[str, Any], case: int, picture: np.ndarray) -> None:
+    """Add one picture (rows, columns) of a case."""
+    sheet["pictures"][str(case)] = base64.b64encode(thumbnail(picture).tobytes()).decode()
 
 
 def thumbnail(picture: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
@@ -77,7 +99,84 @@ def thumbnail(picture: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
     return (255 * np.clip(square, 0, 1)).astype(np.uint8)
 
 
-def part_facts(patient: np.ndarray, label: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """How many cases and patients a part of the split holds, and of which class."""
-    per_class = [int((label == own).sum()) for own in range(len(classes))]
-    return {"cases": len(patient), "patients": len(np.unique(patient)), "per_class": per_class}
+def study_facts(study: OpenStudy) -> dict[str, Any]:
+    """What the page says beside the numbers: task, parts of the split, inits, protocol, settings, versions, hashes."""
+    config, cases, draws = study.config, study.cases, study.draws
+    parts: dict[str, Any] = {"origin": draws.splits.origin}
+    for part in ("train", "val", "test"):
+        parts[part] = _part_facts(cases, draws.splits.rows(part))
+    return {
+        "title": _title(config, study.numbers),
+        "task": {**config.task.model_dump(mode="json"), "classes": list(cases.classes), "numbers": list(study.numbers)},
+        "metric": config.metric,
+        "reference": config.reference,
+        "transductive": config.transductive,
+        "parts": parts,
+        "refused": [asdict(refusal) for refusal in draws.refused],
+        "notes": _notes(study),
+        "inits": {init.name: init.facts() for init in study.inits},
+        "modes": list(config.modes),
+        "protocol": {"draws": config.draws, "resamples": config.resamples, "lines": _protocol(config)},
+        "leaks": study.leaks.sentence,
+        "settings": shown_settings(config),
+        "versions": versions(),
+        "hashes": {"data": hash_of_folder(config.data), "splits and draws": study.draws_hash},
+    }
+
+
+def shown_settings(config: StudyConfig) -> dict[str, Any]:
+    """The settings without absolute paths: what lies above the last two folders is nobody's business."""
+    content = config.model_dump(mode="json")
+    content["data"] = _shown(config.data)
+    content["inits"] = {name: _shown(given) if isinstance(given, Path) else content["inits"][name] for name, given in config.inits.items()}
+    return content
+
+
+def _shown(path: Path) -> str:
+    return str(Path(*path.parts[-2:])) if path.is_absolute() else str(path)
+
+
+def _part_facts(cases: StudyCases, rows: np.ndarray) -> dict[str, Any]:
+    label = cases.cases.label[rows]
+    per_class = [int((label == own).sum()) for own in range(len(cases.classes))]
+    return {"cases": len(rows), "patients": len(np.unique(cases.cases.patient[rows])), "per_class": per_class}
+
+
+def _title(config: StudyConfig, numbers: tuple[int, ...]) -> str:
+    if isinstance(config.task, ClassificationTask):
+        return config.task.label
+    if isinstance(config.task, SegmentationTask):
+        return f"segmentation of structure{'s' if len(numbers) > 1 else ''} {', '.join(str(number) for number in numbers)}"
+    return "image and report retrieval"
+
+
+def _notes(study: OpenStudy) -> list[str]:
+    notes = []
+    twins = duplicates_across_parts(study.cases, study.draws.splits)
+    if twins:
+        notes.append(f"{twins} test case{'s have' if twins > 1 else ' has'} the very pixels of a training or validation case.")
+    if study.leaks.unknown:
+        notes.append(f"{', '.join(study.leaks.unknown)} does not say what it was pretrained on, so a leak cannot be ruled out.")
+    return notes
+
+
+def _protocol(config: StudyConfig) -> list[str]:
+    """How each mode was fitted, in words."""
+    finetune = config.finetune
+    rates = ", ".join(f"{rate:g}" for rate in finetune.learning_rates)
+    views = "views as the pretraining policy allows" if finetune.views == "policy" else "no augmentation"
+    budget = (
+        f"{finetune.num_steps} steps of at most {finetune.batch} cases, {views}, the head alone for the first {finetune.head_share:.0%}; "
+        f"learning rate ({rates}) chosen by validation at the first draw of each fraction, the step by validation in every fit."
+    )
+    lines = {
+        "knn": "Nearest neighbours: 20, cosine, votes weighted with temperature 0.07, on frozen embeddings.",
+        "linear": f"Linear probe: logistic regression on standardised frozen embeddings, {len(STRENGTHS)} strengths, validation chooses.",
+        "finetune": f"Fine-tuning: {budget}",
+        "frozen": f"Frozen encoder: only the decoder learns; {budget}",
+        "retrieval": "Retrieval: each report by the mean of its sentences' embeddings, among all reports of the test set.",
+    }
+    chosen = [lines[mode] for mode in config.modes]
+    if set(config.modes) - {"retrieval"}:
+        chosen.append("Validation cases are labelled at every fraction; they choose settings and are never trained on.")
+    return chosen

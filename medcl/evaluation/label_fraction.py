@@ -28,8 +28,8 @@ class SplitConfig(Settings):
     """
 
     source: Literal["official", "seed"] = "official"
-    val: float = Field(0.15, gt=0, lt=1)
-    test: float = Field(0.25, gt=0, lt=1)
+    val: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.25, gt=0, lt=1)
     seed: int = 0
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from medcl.evaluation.fits import Fit
 from medcl.evaluation.scores import CHANCE, HIGHEST, LOWER_IS_BETTER
 from medcl.evaluation.statistics import Estimate, Resamples, Saving
 from medcl.foundation.files import safe_csv_cell, write_json, write_text
+from medcl.foundation.progress import Progress, Silent
 
 RESULTS = "results.csv"
 SUMMARY = "summary.csv"
@@ -50,14 +51,18 @@ class Summary:
     headline: dict[str, Any]
 
 
-def summarise(plan: Plan, fits: Sequence[Fit], patient: np.ndarray) -> Summary:
-    """Conclude from the fits. patient: (test cases,) keys, in the order of the fits' outcomes."""
+def summarise(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarray], progress: Progress | None = None) -> Summary:
+    """Conclude from the fits. patients: mode -> keys (test cases,), in the order of the outcomes of that mode's fits."""
     groups = _grouped(plan, fits)
-    resamples = statistics.resample_patients(patient, plan.resamples, plan.seed)
-    estimates = {group: _estimates(own, resamples) for group, own in groups.items()}
-    p_values = {group: _p_values(plan, groups, group, patient) for group in groups}
+    resamples = {mode: statistics.resample_patients(patient, plan.resamples, plan.seed) for mode, patient in patients.items()}
+    estimates: dict[Group, dict[str, Estimate]] = {}
+    p_values: dict[Group, dict[str, float]] = {}
+    for group in (progress or Silent()).track(groups, len(groups), "statistics"):
+        estimates[group] = _estimates(groups[group], resamples[group[1]])
+        p_values[group] = _p_values(plan, groups, group, patients[group[1]])
     summary = _summary_table(plan, estimates, p_values)
-    return Summary(_results_table(plan, fits), summary, _headline(plan, estimates))
+    headline = _retrieval_headline(plan, groups, estimates) if plan.task == "retrieval" else _headline(plan, estimates)
+    return Summary(_results_table(plan, fits), summary, headline)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -163,6 +168,18 @@ def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> 
     return {**content, "label_saving": savings}
 
 
+def _retrieval_headline(plan: Plan, groups: Mapping[Group, list[Fit]], estimates: Mapping[Group, Mapping[str, Estimate]]) -> dict[str, Any]:
+    sentences = []
+    for group, numbers in estimates.items():
+        found, chance = numbers[plan.metric], groups[group][0].choice[f"chance_{plan.metric}"]
+        low, high = found.interval(0.0, 1.0)
+        sentences.append(
+            f"{group[0]} has the right report among its first five for {percent(found.mean)} [{_ends(low, high)}] of the images; "
+            f"chance would be {percent(float(chance))}."
+        )
+    return {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "label_saving": {}}
+
+
 def _target_group(plan: Plan, estimates: Mapping[Group, Any]) -> Group | None:
     """The reference with all labels, trained in the fullest mode there is: what pretraining has to match."""
     for mode in ("finetune", "frozen", "linear", "knn"):
@@ -220,7 +237,10 @@ def _start_words(reference: Mapping[str, Any], capital: bool = False) -> str:
 
 
 def _range(saving: Mapping[str, Any]) -> str:
-    low, high = saving["low"], saving["high"]
+    return _ends(saving["low"], saving["high"])
+
+
+def _ends(low: float | str, high: float | str) -> str:
     low_text = low if isinstance(low, str) else percent(low).removesuffix("%")
     return f"{low_text}–{high}" if isinstance(high, str) else f"{low_text}–{percent(high)}"
 

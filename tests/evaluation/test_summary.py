@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_study import FRACTIONS, made_fits, made_plan
 
 from medcl.evaluation.fits import Fit, FitFolder, FitKey
 from medcl.evaluation.scores import Measured
 from medcl.evaluation.summary import Summary, percent, summarise, write_summary
+from tests.made_study import FRACTIONS, made_fits, made_plan
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,213 @@
+"""Fine-tuning: one more Method in the same loop; first the new head learns, then everything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl.encoders import Encoder
+from medcl.evaluation.embed import embed_rows, training_windows
+from medcl.evaluation.frozen import Fitted, class_shares
+from medcl.evaluation.linear import validation_auroc
+from medcl.evaluation.scores import Predictions
+from medcl.evaluation.settings import FinetuneConfig
+from medcl.evaluation.study_data import Draws, StudyCases
+from medcl.foundation.types import Batch, StepOutput
+from medcl.loading.batches import Batches
+from medcl.methods.method import Method
+from medcl.store.volume_store import VolumeStore
+from medcl.training.launch import Place
+from medcl.training.loop import BatchSource, TrainingConfig, train
+from medcl.training.optimizer import AdamWConfig
+from medcl.training.schedule import ScheduleConfig
+from medcl.training.watchers import Moment
+from medcl.views.batched import ViewMaker, ViewParameters
+
+
+class Classifier(Method):
+    """An encoder with a linear head. weights: (classes,) of the loss."""
+
+    num_views = 1
+
+    def __init__(self, encoder: Encoder, classes: int, weights: Tensor, head_share: float) -> None:
+        super().__init__()
+        self.backbone = encoder
+        self.head = nn.Linear(encoder.dim, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("weights", weights)
+        self.head_share = head_share
+
+    def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
+        """Logits (batch, classes) and targets (batch,); while only the head learns, nothing flows into the encoder."""
+        pooled = self.backbone(batch.views[0]).pooled
+        pooled = pooled.detach() if progress < self.head_share else pooled
+        assert batch.target is not None
+        return self.head(pooled), batch.target
+
+    def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
+        """Weighted cross-entropy."""
+        logits, target = embeddings
+        loss = F.cross_entropy(logits.float(), target, weight=self.get_buffer("weights"))
+        return StepOutput(loss, logits.detach())
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(n, 1, *space) -> (n, classes)."""
+        return self.head(self.backbone(images).pooled).float().softmax(1)
+
+
+class BestStep:
+    """Looks at the method now and then, and keeps the state with the highest score. score: called in eval mode."""
+
+    def __init__(self, score: Callable[[], tuple[float, ...]], num_steps: int, looks: int) -> None:
+        self.score = score
+        self.at = {max(1, round(num_steps * (look + 1) / looks)) for look in range(looks)}
+        self.state: dict[str, Any] = {}
+        self.best: tuple[float, ...] | None = None
+        self.step = 0
+        self._kept: dict[str, Tensor] = {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Score the steps that are due."""
+        if moment.step in self.at:
+            moment.method.eval()
+            found = self.score()
+            moment.method.train()
+            if self.best is None or found > self.best:
+                self.best, self.step = found, moment.step
+                self._kept = copy.deepcopy(moment.method.state_dict())
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def restore(self, method: nn.Module) -> None:
+        """Put the best state back."""
+        method.load_state_dict(self._kept)
+
+
+class PlainViews:
+    """A view maker that does not augment: every draw is the whole field, or one of its windows."""
+
+    def __init__(self, maker: ViewMaker) -> None:
+        self.maker, self.config = maker, maker.config
+
+    def draw(self, shape: Any, affine: np.ndarray, key: tuple[int, int, int], num_views: int) -> list[ViewParameters]:
+        """Windows in turn, by the key."""
+        windows = self.maker.windows(shape, affine)
+        return [windows[(key[1] + view) % len(windows)] for view in range(num_views)]
+
+    def render(self, store: Any, row: int, parameters: ViewParameters, out: np.ndarray | None) -> np.ndarray:
+        """As the maker does."""
+        return self.maker.render(store, row, parameters, out)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where and how long every fit of a study trains."""
+
+    config: FinetuneConfig
+    place: Place
+    seed: int
+
+    def train(self, method: Method, batches: BatchSource, learning_rate: float, batch: int, watcher: BestStep) -> None:
+        """One fit in the house's loop, nothing kept on disk; ends with the best step restored."""
+        steps = self.config.num_steps
+        training = TrainingConfig(
+            num_steps=steps,
+            world_batch=batch,
+            seed=self.seed,
+            precision=self.config.precision,
+            workers=self.config.workers,
+            optimizer=AdamWConfig(lr=learning_rate, weight_decay=self.config.weight_decay),
+            schedule=ScheduleConfig(warmup_steps=round(self.config.warmup_share * steps), final_share=0.01),
+            log_every=steps,
+        )
+        train(method, batches, training, place=self.place, watchers=[watcher])
+        watcher.restore(method)
+        method.eval()
+
+
+class FinetuneFits:
+    """Classification fine-tunes of one init. build: draw -> a new encoder; rows: the store's row of every case; maker: its views."""
+
+    def __init__(
+        self,
+        build: Callable[[int], Encoder],
+        store: VolumeStore,
+        rows: np.ndarray,
+        maker: ViewMaker,
+        cases: StudyCases,
+        draws: Draws,
+        budget: Budget,
+    ) -> None:
+        self.build, self.store, self.rows, self.cases, self.draws, self.budget = build, store, rows, cases, draws, budget
+        self.maker = maker
+        self.targets = np.zeros(len(store), dtype=np.int64)
+        self.targets[rows] = cases.cases.label
+
+    def fit(self, labelled: np.ndarray, draw: int, learning_rate: float) -> Fitted:
+        """One fine-tune on the labelled cases of a draw."""
+        config = self.budget.config
+        prior = class_shares(self.cases, labelled)
+        weights = 1 / np.maximum(prior, 1e-12) if config.class_weights else np.ones(len(prior))
+        method = Classifier(
+            self.build(draw), len(prior), torch.tensor(weights / weights.sum() * len(prior), dtype=torch.float32), config.head_share
+        )
+        batch = min(config.batch, len(labelled))
+        batches = Batches(
+            self.store,
+            self.maker if config.views == "policy" else PlainViews(self.maker),
+            num_views=1,
+            world_batch=batch,
+            seed=self.budget.seed + draw,
+            workers=config.workers,
+            rows=self.rows[labelled],
+            targets=self.targets,
+        )
+        best = BestStep(lambda: self._validation(method, prior), config.num_steps, config.looks)
+        self.budget.train(method, batches, learning_rate, batch, best)
+        assert best.best is not None
+        said = self._predict(method, self.draws.test, prior)
+        choice: dict[str, float | str] = {"learning_rate": learning_rate, "step": best.step}
+        return Fitted(Predictions(said, self.cases.cases.label[self.draws.test], prior), choice, best.best[0])
+
+    def _validation(self, method: Classifier, prior: np.ndarray) -> tuple[float, float]:
+        label = self.cases.cases.label[self.draws.val]
+        said = self._predict(method, self.draws.val, prior)
+        loss = -np.mean(np.log(np.maximum(said[np.arange(len(label)), label], 1e-12)))
+        return validation_auroc(Predictions(said, label, prior)), float(-loss)
+
+    def _predict(self, method: Classifier, part: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        windows = training_windows(self.maker, self.store)
+        said = embed_rows(method.probabilities, self.store, self.rows[part], windows, self.maker, device=self.budget.place.device)
+        if self.budget.config.class_weights:  # the loss made all classes equal; give them their shares back
+            said = said * prior
+        return said / said.sum(1, keepdims=True)
+
+
+def field_maker(maker: ViewMaker, store: VolumeStore, rows: np.ndarray, most_voxels: int) -> ViewMaker:
+    """The same views on a grid that holds the whole field of every row at the training's resolution, where that is small enough.
+
+    A label belongs to a scan, not to a crop of it: a window need not show what the label is about. Pictures, which are
+    shown whole anyway, and fields above `most_voxels` keep the training's own grid.
+    """
+    if maker.keep is not None:
+        return maker
+    pitch = np.array([maker.windows(store.shape(int(row)), store.affine(int(row)))[0].spacing_mm for row in rows])
+    field = np.array([np.array(store.shape(int(row))) * np.linalg.norm(store.affine(int(row))[:3, :3], axis=0) for row in rows])
+    grid = np.maximum(np.ceil(np.max(field / pitch, axis=0) / 8 - 1e-6) * 8, maker.size).astype(int)
+    fixed_pitch = np.ptp(pitch, axis=0).max() < 1e-6
+    if np.prod(grid) > most_voxels or np.array_equal(grid, maker.size) or not fixed_pitch:
+        return maker
+    size = (int(grid[0]), int(grid[1]), int(grid[2]))
+    x, y, z = (float(length) for length in pitch[0] * grid)
+    config = maker.config.model_copy(update={"size": size})
+    return ViewMaker(config, maker.recipe, maker.paired, maker.policy.model_copy(update={"extent_mm": (x, y, z)}))

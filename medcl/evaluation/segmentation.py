@@ -1,0 +1,266 @@
+"""Segmentation: the encoder inside a light U-Net, trained on few outlined scans; Dice and Hausdorff distance in mm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcl.encoders import Encoder
+from medcl.evaluation.embed import as_images
+from medcl.evaluation.finetune import BestStep, Budget
+from medcl.evaluation.scores import Measured
+from medcl.evaluation.study_data import Draws
+from medcl.foundation import geometry
+from medcl.foundation.types import Batch, StepOutput
+from medcl.loading.order import items_at
+from medcl.methods.method import Method
+from medcl.store.volume_store import VolumeStore
+from medcl.views.batched import ViewMaker, ViewParameters
+
+
+class Decoder(nn.Module):
+    """A U-Net's way up from an encoder's dense features, fine to coarse, with one more skip from the image itself."""
+
+    def __init__(self, channels: Sequence[int], classes: int, spatial_dims: int, least: int = 16) -> None:
+        super().__init__()
+        widths = [max(least, channel // 2) for channel in channels]
+        self.stem = _block(1, least, spatial_dims)
+        self.laterals = nn.ModuleList(
+            _convolution(channel, width, 1, spatial_dims) for channel, width in zip(channels, widths, strict=True)
+        )
+        pairs = zip(widths[1:], widths[:-1], strict=True)
+        self.ups = nn.ModuleList(_block(coarse + fine, fine, spatial_dims) for coarse, fine in pairs)
+        self.last = _block(widths[0] + least, least, spatial_dims)
+        self.out = _convolution(least, classes, 1, spatial_dims)
+
+    def forward(self, image: Tensor, dense: tuple[Tensor, ...]) -> Tensor:
+        """image (batch, 1, *space), dense: the encoder's maps -> logits (batch, classes, *space)."""
+        skips = [lateral(level) for lateral, level in zip(self.laterals, dense, strict=True)]
+        value = skips[-1]
+        for up, skip in zip(reversed(self.ups), reversed(skips[:-1]), strict=True):
+            value = up(torch.cat([_resized(value, skip), skip], dim=1))
+        stem = self.stem(image)
+        return self.out(self.last(torch.cat([_resized(value, stem), stem], dim=1)))
+
+
+class Segmenter(Method):
+    """An encoder with a decoder; frozen: the encoder never learns."""
+
+    num_views = 1
+
+    def __init__(self, encoder: Encoder, classes: int, head_share: float, frozen: bool) -> None:
+        super().__init__()
+        self.backbone = encoder
+        self.decoder = Decoder(encoder.channels, classes, encoder.spatial_dims)
+        self.head_share = 2.0 if frozen else head_share
+
+    def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
+        """The loss of every scan by itself: (batch,)."""
+        assert batch.target is not None
+        return (segmentation_loss(self.logits(batch.views[0], learn=progress >= self.head_share), batch.target),)
+
+    def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
+        """Mean over the scans."""
+        return StepOutput(embeddings[0].mean(), embeddings[0].detach()[:, None])
+
+    def logits(self, image: Tensor, learn: bool = False) -> Tensor:
+        """(batch, 1, *space) -> (batch, classes, *space); learn: let the gradient into the encoder."""
+        with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
+            dense = self.backbone(image).dense
+        return self.decoder(image, dense)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice over the structures, for every scan: (batch, classes, *space), (batch, *space) -> (batch,)."""
+    logits = logits.float()
+    entropy = F.cross_entropy(logits, target, reduction="none").flatten(1).mean(1)
+    probabilities = logits.softmax(1)[:, 1:].flatten(2)
+    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1)[:, 1:].flatten(2).to(probabilities.dtype)
+    overlap = 2 * (probabilities * truth).sum(2) + 1e-3
+    return entropy + 1 - (overlap / (probabilities.sum(2) + truth.sum(2) + 1e-3)).mean(1)
+
+
+class OutlinedBatches:
+    """Views with their masks; a pure function of the step. numbers: the masks' numbers, in the order of the classes 1, 2, ..."""
+
+    def __init__(
+        self, store: VolumeStore, maker: ViewMaker, rows: np.ndarray, numbers: Sequence[int], batch: int, seed: int, plain: bool
+    ) -> None:
+        self.store, self.maker, self.rows, self.batch, self.seed, self.plain = store, maker, rows, batch, seed, plain
+        self.class_of = class_table(numbers)
+
+    def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """Batches of steps start..stop-1."""
+        for step in range(start, stop):
+            rows = self.rows[items_at(step, len(self.rows), self.batch, self.seed)]
+            pairs = [self._pair(int(row), step, place) for place, row in enumerate(rows)]
+            images = as_images(np.stack([image for image, _ in pairs]), self.maker)
+            masks = as_images(np.stack([mask for _, mask in pairs]), self.maker)[:, 0]
+            codes = torch.from_numpy(np.asarray(self.store.index["patient"], dtype=np.int64)[rows])
+            yield Batch((images,), torch.from_numpy(rows), codes, target=masks)
+
+    def _pair(self, row: int, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+        shape, affine = self.store.shape(row), self.store.affine(row)
+        if self.plain:
+            windows = self.maker.windows(shape, affine)
+            view = windows[step % len(windows)]
+        else:
+            view = self.maker.draw(shape, affine, (self.seed, step, row * self.batch + place), 1)[0]
+        mask = self.maker.render_mask(self.store, row, view)
+        assert mask is not None
+        return self.maker.render(self.store, row, view), self.class_of[mask]
+
+
+class SegmentationFits:
+    """Segmentation fits of one init. build: draw -> a new encoder; rows: the store's row of every case."""
+
+    def __init__(
+        self,
+        build: Callable[[int], Encoder],
+        store: VolumeStore,
+        rows: np.ndarray,
+        maker: ViewMaker,
+        numbers: Sequence[int],
+        draws: Draws,
+        budget: Budget,
+    ) -> None:
+        self.build, self.store, self.rows, self.maker, self.draws, self.budget = build, store, rows, maker, draws, budget
+        self.numbers = tuple(numbers)
+
+    def fit(self, labelled: np.ndarray, draw: int, learning_rate: float, frozen: bool) -> tuple[Measured, dict[str, float | str], float]:
+        """One fit on the outlined cases of a draw: (what was measured on the test cases, choice, validation Dice)."""
+        config = self.budget.config
+        method = Segmenter(self.build(draw), len(self.numbers) + 1, config.head_share, frozen)
+        batch = min(config.batch, len(labelled))
+        batches = OutlinedBatches(
+            self.store, self.maker, self.rows[labelled], self.numbers, batch, self.budget.seed + draw, config.views == "plain"
+        )
+        best = BestStep(lambda: (self._dice(method, self.draws.val),), config.num_steps, config.looks)
+        self.budget.train(method, batches, learning_rate, batch, best)
+        assert best.best is not None
+        return self.measure(method, self.draws.test), {"learning_rate": learning_rate, "step": best.step}, best.best[0]
+
+    def measure(self, method: Segmenter, part: np.ndarray) -> Measured:
+        """Dice and 95% Hausdorff distance of every case, mean over structures first, then each structure."""
+        values = []
+        for row in self.rows[part]:
+            said, truth = self._both(method, int(row))
+            spacing = geometry.spacing_mm(self.store.affine(int(row)))
+            pairs = [(said == number, truth == number) for number in self.numbers]
+            values.append([*(dice(*pair) for pair in pairs), *(hausdorff_95_mm(*pair, spacing) for pair in pairs)])
+        table = np.array(values)
+        count = len(self.numbers)
+        means = np.stack([table[:, :count].mean(1), table[:, count:].mean(1)], axis=1)
+        names = ["dice", "hd95_mm", *(f"{name}_{number}" for name in ("dice", "hd95_mm") for number in self.numbers)]
+        return Measured(tuple(names), np.concatenate([means, table], axis=1)) if count > 1 else Measured(("dice", "hd95_mm"), means)
+
+    def _dice(self, method: Segmenter, part: np.ndarray) -> float:
+        scores = []
+        for row in self.rows[part]:
+            said, truth = self._both(method, int(row))
+            scores.append(np.mean([dice(said == number, truth == number) for number in self.numbers]))
+        return float(np.mean(scores))
+
+    def _both(self, method: Segmenter, row: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = self.store.mask(row)
+        assert truth is not None
+        table = np.array([0, *self.numbers])
+        return table[outline(method, self.store, row, self.maker, self.budget.place.device)], truth
+
+
+def outline(method: Segmenter, store: VolumeStore, row: int, maker: ViewMaker, device: torch.device) -> np.ndarray:
+    """Class of every stored voxel (x, y, z): windows over the field, each weighted towards its middle, brought back to the stored grid."""
+    shape = store.shape(row)
+    total: np.ndarray | None = None
+    with torch.inference_mode():
+        for window in maker.windows(shape, store.affine(row)):
+            image = as_images(maker.render(store, row, window)[None], maker).to(device)
+            said = method.logits(image)[0].float().softmax(0).cpu().numpy()
+            said = geometry.rows_and_columns(said[..., None])[..., None] if maker.flat else said
+            part = _to_stored(said, window, shape)
+            total = part if total is None else total + part
+    assert total is not None
+    return total.argmax(0)
+
+
+def _to_stored(said: np.ndarray, window: ViewParameters, shape: tuple[int, int, int]) -> np.ndarray:
+    """(classes, x, y, z) of a window -> weighted probabilities on the stored grid; un-augmented windows are only scaled and moved."""
+    from scipy.ndimage import affine_transform
+
+    scale = np.diag(window.matrix[:, :3])
+    middle = [np.linspace(-1, 1, length) if length > 1 else np.zeros(1) for length in window.size]
+    weight = np.exp(-2 * sum(np.square(axis) for axis in np.meshgrid(*middle, indexing="ij")))
+    weight = np.maximum(weight, 1e-3)
+    offset = -window.matrix[:, 3] / scale
+    moved = [affine_transform(part * weight, 1 / scale, offset=tuple(offset), output_shape=shape, order=1) for part in said]  # pyright: ignore[reportArgumentType]
+    return np.stack(moved)
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    """Overlap of two masks, 1 where both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 1.0 if total == 0 else 2.0 * int(np.logical_and(one, other).sum()) / total
+
+
+def hausdorff_95_mm(one: np.ndarray, other: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """The larger of the two directed 95th percentiles of surface distances, in mm; the field's diagonal where only one is empty."""
+    if not one.any() and not other.any():
+        return 0.0
+    if not one.any() or not other.any():
+        return float(np.linalg.norm(np.array(one.shape) * spacing_mm))
+    box = tuple(slice(max(0, int(places.min()) - 1), int(places.max()) + 2) for places in np.nonzero(one | other))
+    surfaces = [_surface(mask[box]) for mask in (one, other)]
+    return max(_directed(surfaces[0], surfaces[1], spacing_mm), _directed(surfaces[1], surfaces[0], spacing_mm))
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import binary_erosion, generate_binary_structure
+
+    flat = mask.shape[2] == 1
+    cross = generate_binary_structure(2, 1)[..., None] if flat else generate_binary_structure(3, 1)
+    padded = np.pad(mask, ((1, 1), (1, 1), (0, 0) if flat else (1, 1)))
+    edge = np.logical_and(padded, np.logical_not(binary_erosion(padded, cross)))
+    return edge[1:-1, 1:-1] if flat else edge[1:-1, 1:-1, 1:-1]
+
+
+def _directed(source: np.ndarray, target: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    from scipy.ndimage import distance_transform_edt
+
+    distance = np.asarray(distance_transform_edt(np.logical_not(target), sampling=spacing_mm))
+    return float(np.percentile(distance[source], 95))
+
+
+def class_table(numbers: Sequence[int]) -> np.ndarray:
+    """Lookup from a mask's number (0..255) to its class: 0 for everything that is not asked for."""
+    table = np.zeros(256, dtype=np.int64)
+    for place, number in enumerate(numbers, start=1):
+        table[number] = place
+    return table
+
+
+def mask_numbers(store: VolumeStore, rows: np.ndarray) -> tuple[int, ...]:
+    """Numbers above 0 that occur in the masks of the rows."""
+    found: set[int] = set()
+    for row in rows:
+        mask = store.mask(int(row))
+        found |= set() if mask is None else {int(number) for number in np.unique(mask)}
+    return tuple(sorted(found - {0}))
+
+
+def _convolution(channels: int, out: int, kernel: int, dims: int) -> nn.Module:
+    layer = nn.Conv2d if dims == 2 else nn.Conv3d
+    return layer(channels, out, kernel, padding=kernel // 2)
+
+
+def _block(channels: int, out: int, dims: int) -> nn.Sequential:
+    norm = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
+    return nn.Sequential(_convolution(channels, out, 3, dims), norm(out, affine=True), nn.LeakyReLU(0.01))
+
+
+def _resized(value: Tensor, like: Tensor) -> Tensor:
+    mode = "bilinear" if value.ndim == 4 else "trilinear"
+    return F.interpolate(value, size=like.shape[2:], mode=mode, align_corners=False)

@@ -1,0 +1,296 @@
+"""A study from settings to a whole folder: fit by fit, each kept as it is finished, so that it can stop and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import medcl
+from medcl.evaluation import facts as pages
+from medcl.evaluation.embed import embed_init
+from medcl.evaluation.finetune import Budget, FinetuneFits, field_maker
+from medcl.evaluation.fits import Fit, FitFolder, FitKey, basis_of, hash_of_array
+from medcl.evaluation.frozen import FrozenFits
+from medcl.evaluation.initialisations import Initialisation, initialisations
+from medcl.evaluation.leaks import LeakReport, check_leaks
+from medcl.evaluation.retrieval import retrieve_from_run
+from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
+from medcl.evaluation.settings import ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
+from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
+from medcl.evaluation.summary import HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
+from medcl.foundation.errors import UserError
+from medcl.foundation.files import CARD, hash_of_folder, read_json, sha256_of_file, write_card, write_json
+from medcl.foundation.progress import Progress, Silent
+from medcl.training.launch import Place, here
+
+__all__ = ["StudyConfig", "StudyResult", "run_study"]
+
+BEGUN = "begun.json"
+TRAINED = ("finetune", "frozen")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study. headline: what `headline.json` says; lines: for a person."""
+
+    folder: Path
+    headline: dict[str, Any]
+    lines: list[str]
+
+
+def run_study(
+    config: StudyConfig, out: Path | str, progress: Progress | None = None, *, before_card: Callable[[Path], object] | None = None
+) -> StudyResult:
+    """Run a study, or go on with it: fits that stand on the same data, weights and settings are not done again.
+
+    before_card: called with the folder when everything but the card is written (it makes the page). Raises UserError for
+    settings that do not fit the data or the folder, DataError for data that fail and for a leak, Stopped after a signal.
+    """
+    out, progress = Path(out), progress or Silent()
+    _begin(config, out)
+    study = OpenStudy(config, out, progress)
+    fits = list(progress.track(study.fits(), study.num_fits, "fits"))
+    summary = summarise(study.plan, fits, study.patients, progress)
+    write_summary(out, summary)
+    study.write_facts()
+    if before_card is not None:
+        before_card(out)
+    study.write_card(len(fits))
+    return StudyResult(out, summary.headline, [*summary.headline["sentences"], f"{len(fits)} fits: {out / RESULTS}"])
+
+
+def _begin(config: StudyConfig, out: Path) -> None:
+    """Open the folder; the card of an earlier state goes, since the folder is about to change."""
+    content = {"data": hash_of_folder(config.data) if (config.data / CARD).is_file() else "", "task": config.task.model_dump(mode="json")}
+    if (out / BEGUN).is_file():
+        if read_json(out / BEGUN) != content:
+            raise UserError(f"--out {out}: this study was begun with other data or another task; take another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out}: exists and holds no study; name a new folder, or remove this one")
+    elif content["data"]:
+        write_json(out / BEGUN, content)
+    (out / CARD).unlink(missing_ok=True)
+
+
+class OpenStudy:
+    """What the fits share."""
+
+    def __init__(self, config: StudyConfig, out: Path, progress: Progress) -> None:
+        self.config, self.out, self.progress = config, out, progress
+        self.stores = Stores(config.data, out, progress)
+        self.inits = initialisations(config, self.stores)
+        self.place: Place = here()
+        self.folder = FitFolder(out)
+        opened = [init.store for init in self.inits]
+        self.cases = study_cases(opened, config.task)
+        self.draws = draw(self.cases, _one_draw(config))
+        self.paired = self._paired()
+        self.leaks = self._guard()
+        self.draws_hash = write_draws(out, self.cases, self.draws)
+        self.numbers = self._numbers()
+        self.keys = [key for mode in config.modes for init in self.inits for key in self._keys(init, mode)]
+        self._frozen: dict[str, FrozenFits] = {}
+        self._embedded: dict[str, np.ndarray] = {}
+
+    @property
+    def num_fits(self) -> int:
+        """How many fits the tables stand on."""
+        return len(self.keys)
+
+    @property
+    def plan(self) -> Plan:
+        """What the summary must know."""
+        config = self.config
+        names = tuple(init.name for init in self.inits)
+        fractions = tuple(sorted({key.fraction for key in self.keys}))
+        return Plan(config.task.name, config.metric, names, config.modes, fractions, config.reference, config.resamples, config.seed)
+
+    @property
+    def patients(self) -> dict[str, np.ndarray]:
+        """Patients of the test cases, by mode."""
+        own = self.cases.cases.patient[self.draws.test]
+        paired = self.paired.cases.patient[self._paired_test()] if self.paired else own
+        return {mode: paired if mode == "retrieval" else own for mode in self.config.modes}
+
+    def fits(self) -> Iterator[Fit]:
+        """Every fit, in a fixed order, done now or before."""
+        for mode in self.config.modes:
+            for init in self.inits:
+                keys = [key for key in self.keys if (key.init, key.mode) == (init.name, mode)]
+                if keys:
+                    yield from self._fits_of(init, mode, keys)
+
+    def _fits_of(self, init: Initialisation, mode: str, keys: list[FitKey]) -> Iterator[Fit]:
+        if mode == "retrieval":
+            return self._retrieval(init, keys)
+        return self._trained(init, keys) if mode in TRAINED else self._on_embeddings(init, keys)
+
+    def _keys(self, init: Initialisation, mode: str) -> list[FitKey]:
+        config = self.config
+        if mode == "retrieval":
+            reads_text = init.backbone is not None and init.backbone.card["method"].get("name") == "convirt"
+            return [FitKey(init.name, mode, 1.0, 0)] if reads_text else []
+        if init.kind == "pixels" and mode != "linear":
+            return []
+        # With all labels a fit without randomness is the same in every draw: one is enough.
+        return [
+            FitKey(init.name, mode, fraction, number)
+            for fraction in self.draws.fractions
+            for number in range(config.draws)
+            if number == 0 or fraction < 1 or mode in TRAINED
+        ]
+
+    # Frozen embeddings
+
+    def embeddings(self, init: Initialisation) -> np.ndarray:
+        """(cases, dim), in the order of the cases."""
+        if init.name not in self._embedded:
+            found = embed_init(init, self.config.seed, self.out, self.place.device, self.progress)
+            self._embedded[init.name] = found[self.cases.rows_of(init.store)]
+        return self._embedded[init.name]
+
+    def _on_embeddings(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
+        for key in keys:
+            rows = self.draws.rows[key.fraction, key.draw]
+            yield self._once(key, self._basis(init, key, rows), lambda key=key, rows=rows: self._fit_frozen(init, key, rows))
+
+    def _fit_frozen(self, init: Initialisation, key: FitKey, rows: np.ndarray) -> Fit:
+        if init.name not in self._frozen:
+            self._frozen[init.name] = FrozenFits(self.embeddings(init), self.cases, self.draws, raw=init.kind == "pixels")
+        found = self._frozen[init.name].fit(key.mode, rows)
+        return Fit(key, *self._counts(rows), found.outcome, found.choice, found.validation)
+
+    # Fine-tunes: the learning rate is chosen by validation at the first draw of each fraction
+
+    def _trained(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
+        fitter = _Fitter(self, init)
+        rates = self.config.finetune.learning_rates
+        for fraction in dict.fromkeys(key.fraction for key in keys):
+            first, *others = [key for key in keys if key.fraction == fraction]
+            trials = [self._trial(init, fitter, first, rate) for rate in rates]
+            best = max(trials, key=lambda trial: trial.validation)
+            yield replace(best, key=first)
+            rate = float(best.choice["learning_rate"])
+            for key in others:
+                yield replace(self._trial(init, fitter, key, rate), key=key)
+
+    def _trial(self, init: Initialisation, fitter: _Fitter, key: FitKey, rate: float) -> Fit:
+        rows = self.draws.rows[key.fraction, key.draw]
+        own = replace(key, mode=f"{key.mode}@{rate:g}")
+        budget = self.config.finetune.model_dump(mode="json", exclude={"workers", "learning_rates"})
+        return self._once(own, self._basis(init, key, rows, budget=budget, rate=rate), lambda: fitter.fit(own, key, rows, rate))
+
+    # Retrieval
+
+    def _retrieval(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
+        assert self.paired is not None
+        assert init.folder is not None
+        rows = self.paired.rows_of(init.store)[self._paired_test()]
+        for key in keys:
+            yield self._once(key, self._basis(init, key, rows), lambda key=key: self._retrieve(init, key, rows))
+
+    def _retrieve(self, init: Initialisation, key: FitKey, rows: np.ndarray) -> Fit:
+        assert init.folder is not None
+        found = retrieve_from_run(init.folder, init.store, rows, init.maker, self.place.device)
+        chance: dict[str, float | str] = {f"chance_{name}": value for name, value in found.chance.items()}
+        return Fit(key, 0, 0, found.measured, chance)
+
+    def _paired(self) -> StudyCases | None:
+        if "retrieval" not in self.config.modes:
+            return None
+        return study_cases([init.store for init in self.inits], RetrievalTask())
+
+    def _paired_test(self) -> np.ndarray:
+        assert self.paired is not None
+        return draw(self.paired, self.config.model_copy(update={"fractions": (1.0,), "draws": 1})).test
+
+    # What all fits need
+
+    def _once(self, key: FitKey, basis: str, make: Callable[[], Fit]) -> Fit:
+        found = self.folder.load(key, basis)
+        return found if found is not None else self.folder.save(make(), basis)
+
+    def _basis(self, init: Initialisation, key: FitKey, rows: np.ndarray, **more: Any) -> str:
+        parts = [self.cases.volume[part].astype(str) for part in (self.draws.val, self.draws.test)]
+        cases = [hash_of_array(part) for part in (*parts, self.cases.cases.label)]
+        own = {"init": init.basis(self.config.seed), "store": hash_of_store(init.store), "mode": key.mode, "draw": key.draw}
+        return basis_of(**own, cases=cases, rows=rows.tolist(), seed=self.config.seed, numbers=self.numbers, code=medcl.__version__, **more)
+
+    def _counts(self, rows: np.ndarray) -> tuple[int, int]:
+        return len(rows), len(np.unique(self.cases.cases.patient[rows]))
+
+    def _guard(self) -> LeakReport:
+        folders = {init.name: init.folder for init in self.inits if init.folder is not None}
+        tests = [(self.cases, self.draws.test)] + ([(self.paired, self._paired_test())] if self.paired else [])
+        patient = np.concatenate([cases.cases.patient[rows] for cases, rows in tests])
+        pixels = np.concatenate([cases.pixel_hash[rows] for cases, rows in tests])
+        return check_leaks(folders, patient, pixels, self.config.transductive)
+
+    def _numbers(self) -> tuple[int, ...]:
+        task = self.config.task
+        if not isinstance(task, SegmentationTask):
+            return ()
+        store = self.inits[0].store
+        return task.labels or mask_numbers(store, self.cases.rows_of(store)[self.draws.train])
+
+    # The folder
+
+    def write_facts(self) -> None:
+        """Everything the page says beside the numbers."""
+        write_json(self.out / pages.FACTS, pages.study_facts(self))
+        if isinstance(self.config.task, ClassificationTask) and self._embedded:
+            shown = {init.name: self._embedded[init.name] for init in self.inits if init.kind != "pixels" and init.name in self._embedded}
+            label = self.cases.cases.label
+            write_json(self.out / pages.MAP, pages.embedding_map(shown, self.draws.train, self.draws.test, label[self.draws.test]))
+            sheet = pages.neighbour_sheet(shown, self.draws.train, self.draws.test, label)
+            first = self.inits[0]
+            pages.add_pictures(sheet, first.store, first.maker, self.cases.rows_of(first.store))
+            write_json(self.out / pages.NEIGHBOURS, sheet)
+
+    def write_card(self, num_fits: int) -> None:
+        """The last file."""
+        inputs = {"data": hash_of_folder(self.config.data), **{init.name: init.weights for init in self.inits if init.kind == "backbone"}}
+        counts = {part: len(self.draws.splits.rows(part)) for part in ("train", "val", "test")} | {"fits": num_fits}
+        files = {name: sha256_of_file(self.out / name) for name in (RESULTS, SUMMARY, HEADLINE, pages.FACTS)}
+        write_card(self.out, "study", inputs=inputs, settings=pages.shown_settings(self.config), counts=counts, files=files)
+
+
+class _Fitter:
+    """Fine-tunes of one init, for either task."""
+
+    def __init__(self, study: OpenStudy, init: Initialisation) -> None:
+        self.study, self.init = study, init
+        self._ready: FinetuneFits | SegmentationFits | None = None
+
+    def fit(self, own: FitKey, key: FitKey, rows: np.ndarray, rate: float) -> Fit:
+        """One fit at one learning rate."""
+        fits = self._ready = self._ready or self._make()
+        counts = self.study._counts(rows)
+        if isinstance(fits, SegmentationFits):
+            measured, choice, validation = fits.fit(rows, key.draw, rate, frozen=key.mode == "frozen")
+            return Fit(own, *counts, measured, choice, validation)
+        found = fits.fit(rows, key.draw, rate)
+        return Fit(own, *counts, found.outcome, found.choice, found.validation)
+
+    def _make(self) -> FinetuneFits | SegmentationFits:
+        study, init = self.study, self.init
+        config: FinetuneConfig = study.config.finetune
+        rows = study.cases.rows_of(init.store)
+        budget = Budget(config, study.place, study.config.seed)
+
+        def build(number: int):
+            return init.build(study.config.seed, number)
+
+        maker = field_maker(init.maker, init.store, rows, config.field_voxels) if build(0).any_size else init.maker
+        if isinstance(study.config.task, SegmentationTask):
+            return SegmentationFits(build, init.store, rows, maker, study.numbers, study.draws, budget)
+        return FinetuneFits(build, init.store, rows, maker, study.cases, study.draws, budget)
+
+
+def _one_draw(config: StudyConfig) -> StudyConfig:
+    """Retrieval learns nothing from labels: one fraction, one draw."""
+    return config.model_copy(update={"fractions": (1.0,), "draws": 1}) if isinstance(config.task, RetrievalTask) else config

@@ -1,0 +1,221 @@
+"""The cases of a study: stores, labels, classes, splits; and who the labelled patients of every draw are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcl.evaluation.fits import hash_of_array
+from medcl.evaluation.label_fraction import Cases, Refusal, Splits, labelled_rows, refused, split_cases
+from medcl.evaluation.settings import ClassificationTask, StudyConfig
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.files import hash_of_folder, read_card, write_text
+from medcl.foundation.progress import Progress
+from medcl.store.prepare import prepare
+from medcl.store.recipe import Recipe, recipe_hash
+from medcl.store.volume_store import VolumeStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STORES = "stores"
+_NOT_LABELS = ("volume_id", "patient_key", "mask_id")
+_COLUMNS = ("volume_id", "patient_key", "split", "pixel_hash")
+_PARTS = ("train", "val", "test")
+
+
+class Stores:
+    """The data prepared by every recipe that an init asks for: a STORE as it is, or a DATA folder prepared into the study."""
+
+    def __init__(self, data: Path, study: Path, progress: Progress) -> None:
+        self.data, self.study, self.progress = data, study, progress
+        self.card = read_card(data, "store", "data")
+        self._opened: dict[str, VolumeStore] = {}
+
+    @property
+    def own_recipe(self) -> Recipe | None:
+        """The recipe of a STORE; None for a DATA folder."""
+        return VolumeStore(self.data).recipe if self.card["kind"] == "store" else None
+
+    def open(self, recipe: Recipe, who: str) -> VolumeStore:
+        """The store of a recipe. Raises UserError where `data` is a store of another one."""
+        name = recipe_hash(recipe)
+        if name not in self._opened:
+            self._opened[name] = self._make(recipe, name, who)
+        return self._opened[name]
+
+    def _make(self, recipe: Recipe, name: str, who: str) -> VolumeStore:
+        if self.card["kind"] == "store":
+            store = VolumeStore(self.data)
+            if recipe_hash(store.recipe) != name:
+                raise UserError(
+                    f"data: {self.data} was prepared with recipe '{store.recipe.name}', not as init '{who}' was trained ('{recipe.name}'); "
+                    "give the DATA folder, the study then prepares it for each init"
+                )
+            return store
+        folder = self.study / STORES / name[:12]
+        prepare(self.data, folder, recipe, progress=self.progress)
+        return VolumeStore(folder)
+
+
+@dataclass(frozen=True)
+class StudyCases:
+    """The labelled cases that every store holds, in one order. volume: ids; classes: words for the class numbers."""
+
+    volume: np.ndarray
+    cases: Cases
+    classes: tuple[str, ...]
+    pixel_hash: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.volume)
+
+    def rows_of(self, store: VolumeStore) -> np.ndarray:
+        """The row of every case in a store's index."""
+        row_of = {volume: row for row, volume in enumerate(store.index["volume_id"])}
+        return np.array([row_of[volume] for volume in self.volume], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The split, and the labelled training cases of each fraction and draw."""
+
+    splits: Splits
+    rows: Mapping[tuple[float, int], np.ndarray]
+    fractions: tuple[float, ...]
+    refused: tuple[Refusal, ...]
+
+    @property
+    def train(self) -> np.ndarray:
+        """Cases that labels are drawn from."""
+        return self.splits.rows("train")
+
+    @property
+    def val(self) -> np.ndarray:
+        """Cases that choose."""
+        return self.splits.rows("val")
+
+    @property
+    def test(self) -> np.ndarray:
+        """Cases that are scored."""
+        return self.splits.rows("test")
+
+
+def study_cases(stores: Sequence[VolumeStore], task: Any) -> StudyCases:
+    """The cases of a task that every one of the stores holds.
+
+    Classification: those with a label; segmentation: those with a mask; retrieval: those with a report.
+    """
+    words = [_words_of_rows(store, task) for store in stores]
+    shared = set.intersection(*({volume for volume, word in own.items() if word} for own in words))
+    index = stores[0].index
+    rows = [row for row, volume in enumerate(index["volume_id"]) if volume in shared]
+    if not rows:
+        raise DataError(_nothing(task))
+    volume, patient, official, pixels = (np.array([str(index[name].iat[row]) for row in rows]) for name in _COLUMNS)
+    of_case = [words[0][name] for name in volume]
+    classes: tuple[str, ...] = tuple(sorted(set(of_case), key=_as_number_first))
+    if isinstance(task, ClassificationTask) and len(set(of_case)) < 2:
+        raise DataError(f"task.label '{task.label}': every labelled case is '{of_case[0]}'; two classes are needed")
+    code = {word: number for number, word in enumerate(classes)}
+    labels = np.array([code[word] for word in of_case])
+    return StudyCases(volume, Cases(patient, labels, np.where(np.isin(official, _PARTS), official, "")), classes, pixels)
+
+
+def draw(cases: StudyCases, config: StudyConfig) -> Draws:
+    """Split, and draw every fraction. Raises DataError where every fraction is refused."""
+    splits = split_cases(cases.cases, config.split)
+    train = splits.rows("train")
+    too_small = tuple(refused(cases.cases, train, config.fractions, config.draws, config.seed))
+    fractions = tuple(fraction for fraction in config.fractions if fraction not in {refusal.fraction for refusal in too_small})
+    if not fractions:
+        last = too_small[-1]
+        raise DataError(
+            f"every fraction is refused: {last.fraction:g} of the training patients is {last.num_patients}, with {last.reason}; "
+            f"{last.needed_patients} are needed: label more patients, or ask for larger fractions"
+        )
+    rows = {
+        (fraction, number): labelled_rows(cases.cases, train, fraction, number, config.seed)
+        for fraction in fractions
+        for number in range(config.draws)
+    }
+    named = tuple(_with_class_names(refusal, cases.classes) for refusal in too_small)
+    return Draws(splits, rows, fractions, named)
+
+
+def write_draws(folder: Path, cases: StudyCases, draws: Draws) -> str:
+    """Write `splits.csv` (every case's part) and `draws.csv` (labelled patients); both hold keyed hashes. Returns their hash."""
+    lines = [
+        f"{volume},{patient},{part}" for volume, patient, part in zip(cases.volume, cases.cases.patient, draws.splits.name, strict=True)
+    ]
+    write_text(folder / "splits.csv", "\n".join(["volume_id,patient_key,split", *lines]) + "\n")
+    drawn = [
+        f"{fraction:g},{number},{patient}"
+        for (fraction, number), rows in draws.rows.items()
+        if fraction < 1
+        for patient in sorted(set(cases.cases.patient[rows]))
+    ]
+    write_text(folder / "draws.csv", "\n".join(["fraction,draw,patient_key", *drawn]) + "\n")
+    return hash_of_array(np.array([*lines, *drawn]))
+
+
+def hash_of_store(store: VolumeStore) -> str:
+    """The hash by which fits and caches name a store."""
+    return hash_of_folder(store.folder)
+
+
+def duplicates_across_parts(cases: StudyCases, splits: Splits) -> int:
+    """Test cases whose pixels also are a training or validation case's."""
+    test = splits.name == "test"
+    return int(np.isin(cases.pixel_hash[test], cases.pixel_hash[~test]).sum())
+
+
+def _words_of_rows(store: VolumeStore, task: Any) -> dict[str, str]:
+    """volume_id -> the label's value as text, "" where the case does not belong to the task."""
+    volumes = [str(volume) for volume in store.index["volume_id"]]
+    if isinstance(task, ClassificationTask):
+        return dict(zip(volumes, label_words(store.index, store.labels, task.label), strict=True))
+    if task.name == "segmentation":
+        return {volume: "outlined" if store.has_mask(row) else "" for row, volume in enumerate(volumes)}
+    known = set() if store.reports is None else set(store.reports["report_id"])
+    reports = store.index["report_id"]
+    return {volume: "paired" if report in known else "" for volume, report in zip(volumes, reports, strict=True)}
+
+
+def label_words(index: pd.DataFrame, labels: pd.DataFrame | None, label: str) -> list[str]:
+    """The label of every row of a store's index as text, "" where there is none. Whole numbers are written without a point."""
+    if labels is None or label not in labels.columns:
+        known = [] if labels is None else [str(name) for name in labels.columns if name not in _NOT_LABELS]
+        raise UserError(f"task.label '{label}': the data have no such label; they have: {', '.join(known) or 'none'}")
+    key = "volume_id" if "volume_id" in labels.columns else "patient_key"
+    found = {name: _word(value) for name, value in zip(labels[key], labels[label], strict=True)}
+    return [found.get(name, "") for name in index[key]]
+
+
+def _word(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, int | float) else str(value).strip()
+
+
+def _as_number_first(word: str) -> tuple[float, str]:
+    try:
+        return float(word), word
+    except ValueError:
+        return float("inf"), word
+
+
+def _with_class_names(refusal: Refusal, classes: tuple[str, ...]) -> Refusal:
+    start, found, number = refusal.reason.partition("class ")
+    reason = f"{start}class '{classes[int(number)]}'" if found else refusal.reason
+    return Refusal(refusal.fraction, refusal.num_patients, refusal.needed_patients, refusal.needed_fraction, reason)
+
+
+def _nothing(task: Any) -> str:
+    wanted = {"classification": "label", "segmentation": "mask", "retrieval": "report"}[task.name]
+    way_out = {"classification": "--labels CSV", "segmentation": "masks beside the images", "retrieval": "--reports CSV"}[task.name]
+    return f"no case of the data has a {wanted} for this task; ingest again with {way_out}"
