@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from medcl.views.elementary import exp_in_place, log_in_place
+
+_BLOCK = 1024
+_TINY = np.float32(1e-30)
+
 
 @njit(nogil=True, cache=True)
 def scale_shift_clip(view, scale, shift, low, high):
@@ -25,13 +30,21 @@ def scale_shift(view, scale, shift):
 
 @njit(nogil=True, cache=True)
 def power(view, low, high, exponent):
-    """view = low + (high - low) * ((view - low) / (high - low)) ** exponent; values below `low` stay."""
+    """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, for values from `low` to `high`."""
     flat = view.reshape(-1)
     span = high - low
-    for i in range(flat.size):
-        value = (flat[i] - low) / span
-        if value > 0:
-            flat[i] = low + span * np.exp(exponent * np.log(value))
+    part, bits = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
+    for start in range(0, flat.size, _BLOCK):
+        values = flat[start : start + _BLOCK]
+        count = values.size
+        for k in range(count):
+            part[k] = max((values[k] - low) / span, _TINY)
+        log_in_place(part)
+        for k in range(_BLOCK):
+            part[k] *= exponent
+        exp_in_place(part, bits)
+        for k in range(count):
+            values[k] = low + span * part[k]
 
 
 @njit(nogil=True, cache=True)
@@ -115,21 +128,33 @@ def multiply_field(view, coefficients, background):
     """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
     nx, ny, nz = view.shape
     order = coefficients.shape[0]
+    along_z, field, bits = np.empty(order, np.float32), np.empty(nz, np.float32), np.empty(nz, np.int32)
     for i in range(nx):
         x = 2.0 * i / max(nx - 1, 1) - 1.0
         for j in range(ny):
             y = 2.0 * j / max(ny - 1, 1) - 1.0
-            along_z = np.zeros(order, np.float32)
-            for c in range(order):
-                total = 0.0
-                for a in range(order):
-                    for b in range(order):
-                        total += coefficients[a, b, c] * x**a * y**b
-                along_z[c] = total
+            _along_z(coefficients, x, y, along_z)
             row = view[i, j]
             for k in range(nz):
                 z = np.float32(2.0 * k / max(nz - 1, 1) - 1.0)
                 exponent = np.float32(0)
                 for c in range(order - 1, -1, -1):
                     exponent = exponent * z + along_z[c]
-                row[k] = background + (row[k] - background) * np.exp(exponent)
+                field[k] = exponent
+            exp_in_place(field, bits)
+            for k in range(nz):
+                row[k] = background + (row[k] - background) * field[k]
+
+
+@njit(nogil=True, cache=True)
+def _along_z(coefficients, x, y, along_z):
+    """The polynomial's coefficients in z at one (x, y), by Horner's rule."""
+    order = coefficients.shape[0]
+    for c in range(order):
+        total = 0.0
+        for a in range(order - 1, -1, -1):
+            inner = 0.0
+            for b in range(order - 1, -1, -1):
+                inner = inner * y + coefficients[a, b, c]
+            total = total * x + inner
+        along_z[c] = total

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medcl.views import filters
+from medcl.views.elementary import add_noise
 from medcl.views.step import Look, Step
 
 
@@ -143,10 +144,7 @@ class Noise(Step):
 
     def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
         """Every voxel's noise is a function of the key and the voxel's place."""
-        rng = np.random.Generator(np.random.Philox(key=int(values["key"])))
-        grain = rng.standard_normal(view.shape, dtype=np.float32)
-        grain *= np.float32(values["sd"])
-        view += grain
+        add_noise(view, int(values["key"]), np.float32(values["sd"]))
         return look
 
 
