@@ -25,7 +25,11 @@ def collapse_figures(embeddings: Float[Tensor, "n dim"]) -> dict[str, float]:
     part of the squared length along the first singular direction. uniformity: log mean exp(-2 |x - y|^2) over pairs
     (Wang & Isola 2020, eq. 5); 0 = one point, about -4 = even over the sphere.
     """
-    rows = F.normalize(embeddings[:MOST_ROWS].float(), dim=1)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return _figures(F.normalize(embeddings[:MOST_ROWS].float(), dim=1))
+
+
+def _figures(rows: Float[Tensor, "n dim"]) -> dict[str, float]:
     singular = torch.linalg.svdvals(rows)
     total = singular.sum()
     if not total > 0:

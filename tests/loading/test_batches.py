@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_pictures import CountingStore, KeyedMaker
 
 from medcl.encoders import tokenizer
 from medcl.foundation import distributed
@@ -11,6 +10,7 @@ from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Batch
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts
+from tests.loading.made_pictures import CountingStore, KeyedMaker
 
 
 def _batches(num_items: int = 10, size: tuple[int, ...] = (4, 3, 2), fails: int | None = None, **settings) -> Batches:

@@ -20,6 +20,8 @@ def test_even_embeddings() -> None:
     assert figures["first_direction_share"] < 0.06
     assert figures["uniformity"] == pytest.approx(-3.7, abs=0.2)
     assert collapse_reason(figures, figures) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert collapse_figures(_random()) == figures
 
 
 def test_a_constant_embedding_has_one_direction_however_small_its_noise() -> None:

@@ -19,6 +19,7 @@ from medcl.loading import Batches, ReportTexts
 from medcl.methods import Method, MethodConfig
 from medcl.training import TrainingConfig, train
 from medcl.training.checkpoint import TENSORS
+from medcl.training.launch import joined
 from medcl.training.loop import TrainResult
 
 SIDE = 16
@@ -109,5 +110,6 @@ def final_bytes(folder: Path, step: int) -> bytes:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(sys.argv[1], Path(sys.argv[2]), config=made_config(num_steps=int(sys.argv[3])))
+    with joined() as place:
+        torch.set_num_threads(1)
+        run(sys.argv[1], Path(sys.argv[2]), config=made_config(num_steps=int(sys.argv[3])), place=place)

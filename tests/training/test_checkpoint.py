@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import made_batches, made_config, made_method
 
 from medcl.encoders import ResNetConfig, build_seeded
 from medcl.foundation.errors import UserError
 from medcl.methods import Method, MoCoConfig
 from medcl.training import checkpoint, train
 from medcl.training.optimizer import AdamWConfig, SGDConfig, build_optimizer
+from tests.training.small_runs import made_batches, made_config, made_method
 
 
 class _Said:

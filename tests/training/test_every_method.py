@@ -15,15 +15,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from small_runs import METHODS, final_bytes, made_batches, made_config, made_method, run
+from safetensors.torch import load_file
 
 from medcl.foundation.errors import Stopped
 from medcl.foundation.types import Batch
 from medcl.methods import Method
 from medcl.training import train
+from medcl.training.checkpoint import TENSORS
 from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.launch import Place
 from medcl.training.watchers import CollapseWatch, Moment
+from tests.training.small_runs import METHODS, final_bytes, made_batches, made_config, made_method, run
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 NUM_STEPS = 10
@@ -194,6 +196,19 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert final_bytes(tmp_path / "killed", steps) == final_bytes(tmp_path / "whole", steps)
     lines = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == steps
+
+
+@pytest.mark.slow
+@every_method
+def test_two_processes_of_torchrun_learn_what_one_does(name: str, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
+    program = [str(Path(__file__).with_name("small_runs.py")), name]
+    run(name, tmp_path / "one", config=made_config(num_steps=5))
+    subprocess.run([*torchrun, *program, str(tmp_path / "two"), "5"], check=True)
+    one, two = (load_file(tmp_path / which / "checkpoints" / "step-5" / TENSORS) for which in ("one", "two"))
+    for key, value in one.items():
+        if key.startswith("method."):
+            torch.testing.assert_close(two[key], value, rtol=1e-2, atol=1e-3)
 
 
 class _Losses:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import made_batches, made_config, made_method
 
 from medcl.foundation import config as settings
 from medcl.foundation.errors import DataError, Stopped, UserError
@@ -20,6 +19,7 @@ from medcl.training.metrics import MetricsLog, read_metrics
 from medcl.training.optimizer import AdamWConfig, SGDConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
 from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, view_sheet
+from tests.training.small_runs import made_batches, made_config, made_method
 
 
 class OnlyPull(Method):
@@ -69,11 +69,10 @@ def test_a_run_without_negatives_is_named_collapsed_within_200_steps() -> None:
             return iter(items)
 
     method, watch = OnlyPull(), CollapseWatch("warn", Say())
-    batches = made_batches(method, num_items=16, world_batch=16)
-    train(method, batches, made_config(num_steps=200, world_batch=16, log_every=200), watchers=[watch])
+    train(method, made_batches(method), made_config(num_steps=90, log_every=200), watchers=[watch])
     assert watch.state["named"] and len(said) == 1 and "collapsed at step" in said[0]
     with pytest.raises(DataError, match=r"collapsed at step \d+.*on_collapse is stop"):
-        train(OnlyPull(), batches, made_config(num_steps=200, world_batch=16), watchers=[CollapseWatch("stop")])
+        train(OnlyPull(), made_batches(method), made_config(num_steps=90), watchers=[CollapseWatch("stop")])
 
 
 def test_metrics_have_every_logged_step_once(tmp_path: Path) -> None:
