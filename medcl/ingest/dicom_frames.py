@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydicom.dataset import Dataset
-
-from medcl.ingest.dicom_header import Frame, Header, Patient, check_layout, open_header, quiet_pydicom, why_not_an_image
+from medcl.ingest.dicom_header import Frame, Header, Patient, PixelLayout, check_layout, open_header, quiet_pydicom, why_not_an_image
 from medcl.ingest.dicom_suv import suv_factor
 from medcl.ingest.dicom_tags import Fields
 from medcl.ingest.ledger import Refused
@@ -38,17 +36,16 @@ _PEOPLE = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName", "
 
 def read_frames(path: str, relative: str, config: IngestConfig) -> list[Frame]:
     """The frames of one DICOM file, without their pixels. Raises Refused with the code of why it is not used."""
-    dataset, pixels = open_header(path)
+    fields, pixels = open_header(path)
     with quiet_pydicom():
-        fields = Fields(dataset)
-        reason = why_not_an_image(dataset)
+        reason = why_not_an_image(fields)
         if reason:
             raise Refused(reason)
         if pixels is None:
             raise Refused("no_pixel_data" if fields.text("SOPClassUID") else "unreadable")
         try:
             check_layout(pixels, config.budget_bytes)
-            header = _header(path, relative, dataset, pixels)
+            header = _header(path, relative, fields, pixels)
             _refuse_by_kind(header, config)
             if header.modality in PICTURE_MODALITIES:
                 return [_plain_frame(header, fields, number) for number in range(pixels.frames)]
@@ -69,8 +66,7 @@ def _volume_frames(header: Header, fields: Fields) -> list[Frame]:
     return [_plain_frame(header, fields, 0)]
 
 
-def _header(path: str, relative: str, dataset: Dataset, pixels: Any) -> Header:
-    fields = Fields(dataset)
+def _header(path: str, relative: str, fields: Fields, pixels: PixelLayout) -> Header:
     study = fields.text("StudyInstanceUID")
     name, birth = fields.text("PatientName"), fields.text("PatientBirthDate")
     words = tuple(part for keyword in _PEOPLE for value in fields.texts(keyword) for part in value.replace("=", "^").split("^"))

@@ -128,7 +128,7 @@ def quiet_pydicom():
         config.logger.setLevel(level)
 
 
-def open_header(path: str) -> tuple[Dataset, PixelLayout | None]:
+def open_header(path: str) -> tuple[Fields, PixelLayout | None]:
     """The wanted fields of a file and how its pixels lie (None where it has none). Raises Refused."""
     size = os.path.getsize(path)
     with quiet_pydicom(), open(path, "rb") as handle:
@@ -137,13 +137,13 @@ def open_header(path: str) -> tuple[Dataset, PixelLayout | None]:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=WANTED)
         except Exception as error:  # pydicom raises many kinds on a broken file
             raise Refused("unreadable", type(error).__name__) from None
-        return dataset, _layout(dataset, stream, size)
+        fields = Fields(dataset)
+        return fields, _layout(fields, stream, size)
 
 
-def why_not_an_image(dataset: Dataset) -> str:
+def why_not_an_image(fields: Fields) -> str:
     """The reason code of an object that is no picture or volume by its class or modality; empty for an image."""
-    fields = Fields(dataset)
-    sop = fields.text("SOPClassUID") or str(getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+    sop = fields.text("SOPClassUID") or str(getattr(fields.dataset, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
     if sop in _SOP_REASONS:
         return _SOP_REASONS[sop]
     for prefix, reason in _SOP_FAMILIES:
@@ -152,12 +152,11 @@ def why_not_an_image(dataset: Dataset) -> str:
     return _MODALITY_REASONS.get(fields.text("Modality").upper(), "")
 
 
-def _layout(dataset: Dataset, stream: Any, size: int) -> PixelLayout | None:
+def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
     """Rows, columns, bits and so on, with the place of the pixels. None where there are none."""
-    fields = Fields(dataset)
-    implicit, little = _encoding(dataset)
-    syntax = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
-    place = _find_pixels(dataset, stream, size, syntax, implicit, little)
+    implicit, little = _encoding(fields.dataset)
+    syntax = str(getattr(fields.dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
+    place = _find_pixels(fields, stream, syntax, implicit, little)
     if place is None:
         return None
     tag, offset, length = place
@@ -196,11 +195,11 @@ def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     return bool(implicit), little is not False
 
 
-def _find_pixels(dataset: Dataset, stream: Any, size: int, syntax: str, implicit: bool, little: bool) -> tuple[int, int, int] | None:
+def _find_pixels(fields: Fields, stream: Any, syntax: str, implicit: bool, little: bool) -> tuple[int, int, int] | None:
     """(tag, offset, length) of the pixel element that follows the header; length -1 where it is encapsulated."""
     if syntax == "1.2.840.10008.1.2.1.99":
         # deflated: the element lies in the inflated stream; pydicom reads it as a whole later
-        return (0x7FE00010, -1, -1) if Fields(dataset).has("Rows") else None
+        return (0x7FE00010, -1, -1) if fields.has("Rows") else None
     start = stream.tell()
     head = stream.read(12)
     order: Any = "little" if little else "big"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,18 +100,26 @@ def _check_geometry(frames: list[Frame]) -> None:
 
 def normal(frame: Frame) -> np.ndarray:
     """Unit vector across the slice, row x column (LPS)."""
-    across = np.cross(frame.orientation[:3], frame.orientation[3:])
-    return across / np.linalg.norm(across)
+    return np.array(_normal(frame.orientation))
 
 
-def _depth(frame: Frame, across: np.ndarray) -> float:
-    return float(np.dot(frame.position, across))
+@lru_cache(maxsize=1024)
+def _normal(orientation: tuple[float, ...]) -> tuple[float, float, float]:
+    a, b, c, d, e, f = orientation
+    across = (b * f - c * e, c * d - a * f, a * e - b * d)
+    length = math.hypot(*across)
+    return across[0] / length, across[1] / length, across[2] / length
+
+
+def _depth(frame: Frame, across: Sequence[float]) -> float:
+    x, y, z = frame.position
+    return x * across[0] + y * across[1] + z * across[2]
 
 
 def _sort_key(frame: Frame) -> tuple:
     """A total order that file names and InstanceNumber cannot disturb more than they must."""
     return (
-        round(_depth(frame, normal(frame)), 3),
+        round(_depth(frame, _normal(frame.orientation)), 3),
         frame.times,
         frame.instance_number,
         frame.header.instance,
@@ -120,7 +130,7 @@ def _sort_key(frame: Frame) -> tuple:
 
 def _by_position(frames: list[Frame]) -> list[list[Frame]]:
     """Frames sorted by depth, those within 0.01 mm of each other together."""
-    across = normal(frames[0])
+    across = _normal(frames[0].orientation)
     places: list[list[Frame]] = []
     last = -np.inf
     for frame in sorted(frames, key=lambda one: (_depth(one, across), _sort_key(one))):
@@ -194,7 +204,7 @@ def _split_by_rank(frames: list[Frame]) -> list[list[Frame]] | None:
 
 
 def _place_key(frames: list[Frame]) -> tuple[int, ...]:
-    across = normal(frames[0])
+    across = _normal(frames[0].orientation)
     return tuple(round(_depth(place[0], across) / 0.1) for place in _by_position(frames))
 
 

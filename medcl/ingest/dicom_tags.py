@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -51,11 +52,13 @@ class Fields:
     """The wanted fields of one data set (a file, or an item of a sequence). A field that is broken reads as absent."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+        self._elements: dict[int, Any] = {int(element.tag): element for element in dataset.elements()}
 
     def text(self, keyword: str) -> str:
         """The first value, stripped; empty where absent."""
-        return self.texts(keyword)[0] if self.texts(keyword) else ""
+        found = self.texts(keyword)
+        return found[0] if found else ""
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """All values, stripped."""
@@ -90,40 +93,35 @@ class Fields:
 
     def has(self, keyword: str) -> bool:
         """Whether the field is there at all, broken or not."""
-        return (TAGS[keyword][0] if keyword in TAGS else SEQUENCES[keyword]) in self._dataset
+        return (TAGS[keyword][0] if keyword in TAGS else SEQUENCES[keyword]) in self._elements
 
     def items(self, keyword: str) -> list[Fields]:
         """The items of a sequence, by DICOM keyword."""
         try:
-            return [Fields(item) for item in self._dataset.get(keyword) or ()]
+            return [Fields(item) for item in self.dataset.get(keyword) or ()]
         except Exception:  # pydicom raises many kinds on a broken sequence
             return []
 
     def raw(self, keyword: str) -> Any:
         """Any other value through pydicom, None where absent or broken."""
         try:
-            return self._dataset.get(keyword)
+            return self.dataset.get(keyword)
         except Exception:  # pydicom raises many kinds on a broken value
             return None
 
     def _content(self, tag: int) -> Any:
         """Undecoded bytes where pydicom has not touched the element, else its value."""
-        try:
-            element = self._dataset.get_item(tag)
-        except Exception:  # pydicom raises many kinds on a broken element
-            return None
+        element = self._elements.get(tag)
         return None if element is None else element.value
 
     def _parse(self, content: bytes, kind: str, tag: int) -> tuple[float, ...]:
-        element = self._dataset.get_item(tag)
+        element = self._elements[tag]
         order = "little" if getattr(element, "is_little_endian", True) else "big"
         vr = getattr(element, "VR", None)
         if kind == "number" or (vr in _CHARACTER_VRS and kind != "number"):
             words = _decoded(content).split("\\")
             return tuple(float(word.strip(" \0")) for word in words if word.strip(" \0"))
         if kind == "double":
-            import struct
-
             count = len(content) // 8
             return struct.unpack(f"{'<' if order == 'little' else '>'}{count}d", content[: count * 8])
         signed = vr == "SS"
