@@ -18,6 +18,8 @@ from medcl.ingest.ledger import Fate, Refused
 from medcl.ingest.records import Facts, Identity, Outcome, Scan, Source, describe
 from medcl.ingest.settings import IngestConfig
 
+_STORAGE = ("bits_allocated", "bits_stored", "high_bit", "signed", "photometric", "float_type", "has_modality_lut")
+
 
 def is_picture(frame: Frame) -> bool:
     """Whether a frame stands alone (X-ray, ultrasound) and is not stacked."""
@@ -77,12 +79,24 @@ def _ordered(frames: list[Frame], config: IngestConfig) -> tuple[list[Stack], li
     if len(frames) == 1:
         raise Refused("single_slice")
     found, dropped = stacks(frames, _digest)
+    _check_agreement(frames)
     for stack in found:
         if len(stack.frames) < config.min_slices:
             raise Refused("too_few_slices", f"{len(stack.frames)} slices")
         if any(stack.shear_mm) and config.tilt == "refuse":
             raise Refused("gantry_tilt", f"{tilt_degrees(stack):.2f} degrees")
     return found, dropped
+
+
+def _check_agreement(frames: list[Frame]) -> None:
+    """Raise Refused where one slice is stored or scaled in another way than its companions: a damaged header, as a rule."""
+    first = frames[0].header
+    for frame in frames:
+        pixels, known = frame.header.pixels, frame.header.facts
+        storage = [name for name in _STORAGE if getattr(pixels, name) != getattr(first.pixels, name)]
+        scaling = [name for name in ("hounsfield", "suv_factor") if known[name] != first.facts[name]]
+        if storage or scaling:
+            raise Refused("inconsistent_headers", ", ".join(storage + scaling))
 
 
 def _volume_scan(stack: Stack, config: IngestConfig, group_flags: tuple[str, ...]) -> Scan:
@@ -136,7 +150,9 @@ def _slice(frame: Frame) -> np.ndarray:
 def _units(stack: Stack) -> tuple[Units, list[str]]:
     header = stack.frames[0].header
     if header.modality == "CT":
-        return ("HU", []) if header.facts["hounsfield"] else ("arbitrary", ["no_hounsfield_rescale"])
+        # CT scanners scale every slice alike; PET and MR do not
+        flags = ["rescale_varies"] if len({(frame.slope, frame.intercept) for frame in stack.frames}) > 1 else []
+        return ("HU", flags) if header.facts["hounsfield"] else ("arbitrary", [*flags, "no_hounsfield_rescale"])
     if header.modality == "PT":
         return ("SUV", []) if header.facts["suv_factor"] else ("arbitrary", ["no_suv"])
     return "arbitrary", []

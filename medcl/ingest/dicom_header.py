@@ -60,6 +60,7 @@ class PixelLayout:
     float_type: str = ""
     has_modality_lut: bool = False
     file_bytes: int = 0
+    strange_tail: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,21 @@ def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
         float_type=PIXEL_TAGS[tag],
         has_modality_lut=fields.has("ModalityLUTSequence"),
         file_bytes=size,
+        strange_tail=length >= 0 and _has_strange_tail(stream, offset + length, size),
     )
+
+
+def _has_strange_tail(stream: Any, end: int, size: int) -> bool:
+    """Whether bytes follow the pixels that are neither zeros nor a later element (trailing padding, a signature).
+
+    A DICOM file has an even number of bytes: an odd tail is no padding.
+    """
+    stream.seek(end)
+    tail = stream.read(64)
+    if size > end and (size - end) % 2:
+        return end % 2 == 0
+    groups = (int.from_bytes(tail[:2], "little"), int.from_bytes(tail[:2], "big"))
+    return bool(tail.strip(b"\0")) and not any(group in (0xFFFC, 0xFFFA) for group in groups)
 
 
 def _frames(fields: Fields) -> int:
@@ -244,3 +259,5 @@ def _check_length(pixels: PixelLayout, needed: int) -> None:
     row = pixels.columns * pixels.samples * pixels.bits_allocated // 8
     if pixels.length - needed >= row:
         raise Refused("pixel_length", f"{pixels.length} bytes for {needed}")
+    if pixels.strange_tail:
+        raise Refused("pixel_length", "bytes after the pixels that are no DICOM")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -53,7 +54,11 @@ class Fields:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._elements: dict[int, Any] = {int(element.tag): element for element in dataset.elements()}
+        self._elements: dict[int, Any] = {}
+        for tag in list(dataset.keys()):
+            # pydicom raises many kinds of error on a broken element; such a field reads as absent
+            with suppress(Exception):
+                self._elements[int(tag)] = dataset.get_item(tag)
 
     def text(self, keyword: str) -> str:
         """The first value, stripped; empty where absent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
-from nibabel.nifti1 import Nifti1Image, Nifti1Pair
-from nibabel.nifti2 import Nifti2Image
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
+from nibabel.nifti2 import Nifti2Header, Nifti2Image
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -92,29 +94,47 @@ def _load(path: str, budget: int) -> Any:
     try:
         header_path, data_path = _pair(path)
         header_bytes = _bytes_of(header_path, budget)
+        _check_as_written(header_bytes)
         if header_path == data_path:
             return _single(header_bytes)
         holders = {
             "header": FileHolder(fileobj=BytesIO(header_bytes)),
             "image": FileHolder(fileobj=BytesIO(_bytes_of(data_path, budget))),
         }
-        if header_bytes[344:348] != b"ni1\0":
-            raise Refused("analyze_format")
-        return Nifti1Pair.from_file_map(holders)
+        with LoggingOutputSuppressor():
+            return Nifti1Pair.from_file_map(holders)
     except (HeaderDataError, ImageFileError, WrapStructError, ValueError) as error:
         raise Refused("unreadable", type(error).__name__) from None
 
 
-def _single(content: bytes) -> Any:
+def _check_as_written(content: bytes) -> None:
+    """Raise Refused for a header that nibabel would silently repair into another one."""
     if len(content) < 348:
         raise Refused("truncated", f"{len(content)} bytes")
-    if content[344:347] == b"n+1":
-        return Nifti1Image.from_bytes(content)
-    if content[4:7] == b"n+2":
-        return Nifti2Image.from_bytes(content)
-    if content[344:347] == b"ni1":
+    kind = Nifti2Header if content[4:7] in (b"n+2", b"ni2") else Nifti1Header
+    if kind is Nifti1Header and content[344:348] not in (b"n+1\0", b"ni1\0"):
+        raise Refused(
+            "analyze_format" if 348 in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")) else "unreadable"
+        )
+    header = kind(content[: kind.sizeof_hdr], check=False)
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if int(header["sizeof_hdr"]) != kind.sizeof_hdr or not all(0 <= code <= 5 for code in codes):
+        raise Refused("unreadable", "header size or orientation code")
+    lengths = [float(length) for length in header["pixdim"][1:4]]
+    if codes[1] == 0 and not all(length > 0 for length in lengths):
+        raise Refused("absurd_spacing", "zero or negative pixdim")
+
+
+def _single(content: bytes) -> Any:
+    if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise Refused("missing_pair")
-    raise Refused("analyze_format" if int.from_bytes(content[:4], "little") == 348 else "unreadable")
+    with LoggingOutputSuppressor():
+        image = (Nifti2Image if content[4:7] == b"n+2" else Nifti1Image).from_bytes(content)
+    header = image.header
+    needed = int(image.dataobj.offset) + math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
+    if len(content) - needed >= max(16, int(header["dim"][1]) * header.get_data_dtype().itemsize):
+        raise Refused("pixel_length", f"{len(content)} bytes for {needed}")
+    return image
 
 
 def _pair(path: str) -> tuple[str, str]:
