@@ -11,6 +11,7 @@ _WHERE = {
     "pretrain": "medcl.api",
     "evaluate": "medcl.api",
     "load_backbone": "medcl.export.backbone",
+    "into": "medcl.export.transfer",
     "methods": "medcl.methods",
     "encoders": "medcl.encoders",
     "objectives": "medcl.objectives",

@@ -73,7 +73,7 @@ def test_monai_bundle_loads_with_monais_own_loader(volume_backbone, tmp_path):
     assert metadata["medcl_contract"]["units"] == ["HU"]
 
 
-@pytest.mark.parametrize("name", ["volume_backbone", "picture_backbone"])
+@pytest.mark.parametrize("name", ["volume_backbone", pytest.param("picture_backbone", marks=pytest.mark.slow)])
 def test_onnx_any_batch_and_space_and_nothing_of_this_machine_inside(name, tmp_path, request):
     onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
     import onnxruntime
