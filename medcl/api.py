@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +25,13 @@ from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_stud
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import joined
 from medcl.training.loop import TrainResult, train
+from medcl.training.metrics import read_metrics
 from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, Watcher
 from medcl.views.batched import ViewMaker
 
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
 # What may change between two starts of one run: none of it touches what is learned.
+SPEED = ("items_per_s", "waiting_share", "gpu_memory_gib")
 FREE = ("workers", "pieces", "checkpoint_every", "log_every", "probe_every", "time_limit_s", "on_collapse")
 
 
@@ -210,11 +211,10 @@ class _Pretraining:
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """The newest value of every figure in a run's `metrics.jsonl`."""
+    """The newest value of every figure in a run's `metrics.jsonl` but the speed, which differs from machine to machine."""
     found: dict[str, float] = {}
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        found |= {name: value for name, value in json.loads(line).items() if isinstance(value, int | float)}
+    for record in read_metrics(folder / "metrics.jsonl"):
+        found |= {name: value for name, value in record.items() if name not in SPEED}
     return found
 
 
