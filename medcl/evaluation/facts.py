@@ -143,6 +143,8 @@ def _part_facts(cases: StudyCases, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _title(config: StudyConfig, numbers: tuple[int, ...]) -> str:
+    if config.title:
+        return config.title
     if isinstance(config.task, ClassificationTask):
         return config.task.label
     if isinstance(config.task, SegmentationTask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -177,7 +178,7 @@ def outline(method: Segmenter, store: VolumeStore, row: int, maker: ViewMaker, d
     shape = store.shape(row)
     total: np.ndarray | None = None
     with torch.inference_mode():
-        for window in maker.windows(shape, store.affine(row)):
+        for window in map(_on_the_grid, maker.windows(shape, store.affine(row))):
             image = as_images(maker.render(store, row, window)[None], maker).to(device)
             said = method.logits(image)[0].float().softmax(0).cpu().numpy()
             said = geometry.rows_and_columns(said[..., None])[..., None] if maker.flat else said
@@ -185,6 +186,15 @@ def outline(method: Segmenter, store: VolumeStore, row: int, maker: ViewMaker, d
             total = part if total is None else total + part
     assert total is not None
     return total.argmax(0)
+
+
+def _on_the_grid(window: ViewParameters) -> ViewParameters:
+    """A window at the stored spacing, moved by less than a voxel so that voxels fall on voxels and none is blurred."""
+    if not np.allclose(window.matrix[:, :3], np.eye(3), atol=1e-6):
+        return window
+    matrix = window.matrix.copy()
+    matrix[:, 3] = np.rint(matrix[:, 3])
+    return replace(window, matrix=matrix)
 
 
 def _to_stored(said: np.ndarray, window: ViewParameters, shape: tuple[int, int, int]) -> np.ndarray:

@@ -79,11 +79,12 @@ InitConfig = Annotated[Annotated[EncoderConfig, Tag("encoder")] | Annotated[Path
 class StudyConfig(Settings):
     """`medcl evaluate STUDY.yaml`: on which data and task, which initialisations are compared, with how many labels.
 
-    data: a DATA or STORE folder with labels. inits: name -> encoder settings (random weights) or the folder of a backbone or RUN; `random`,
-    else the first, is what the others are compared with. fractions: of the training patients. modes: default by task.
-    transductive: pretraining may have seen the test patients' images; the title then says so. recipe, views: how scans are shown
-    where no init is a backbone that says it. floor: adds raw pixels + PCA + logistic regression as init `pixels`.
-    resamples: of the bootstrap and of the permutation test.
+    data: a DATA or STORE folder with labels. inits: name -> encoder settings (random weights) or the folder of a backbone or
+    RUN; `random`, else the first, is what the others are compared with. fractions: of the training patients. modes: default
+    by task. transductive: pretraining may have seen the test patients' images; the title then says so. recipe, views: how
+    scans are shown where no init is a backbone that says it. floor: adds raw pixels + PCA + logistic regression as init
+    `pixels`. resamples: of the bootstrap and of the permutation test. title: of the page, where the task's own words do not
+    say enough.
     """
 
     data: Path
@@ -100,6 +101,7 @@ class StudyConfig(Settings):
     views: ViewsConfig | None = None
     floor: bool = True
     resamples: int = Field(default=2000, ge=100)
+    title: str = Field(default="", max_length=120)
 
     @model_validator(mode="before")
     @classmethod

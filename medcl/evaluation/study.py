@@ -93,6 +93,8 @@ class OpenStudy:
         self.draws_hash = write_draws(out, self.cases, self.draws)
         self.numbers = self._numbers()
         self.keys = [key for mode in config.modes for init in self.inits for key in self._keys(init, mode)]
+        if "retrieval" in config.modes and not any(key.mode == "retrieval" for key in self.keys):
+            raise UserError("modes: 'retrieval' needs an init that read reports; give the RUN folder of a convirt pretraining")
         self._frozen: dict[str, FrozenFits] = {}
         self._embedded: dict[str, np.ndarray] = {}
 
@@ -242,8 +244,8 @@ class OpenStudy:
     def write_facts(self) -> None:
         """Everything the page says beside the numbers."""
         write_json(self.out / pages.FACTS, pages.study_facts(self))
-        if isinstance(self.config.task, ClassificationTask) and self._embedded:
-            shown = {init.name: self._embedded[init.name] for init in self.inits if init.kind != "pixels" and init.name in self._embedded}
+        if isinstance(self.config.task, ClassificationTask) and {"knn", "linear"} & set(self.config.modes):
+            shown = {init.name: self.embeddings(init) for init in self.inits if init.kind != "pixels"}
             label = self.cases.cases.label
             write_json(self.out / pages.MAP, pages.embedding_map(shown, self.draws.train, self.draws.test, label[self.draws.test]))
             sheet = pages.neighbour_sheet(shown, self.draws.train, self.draws.test, label)

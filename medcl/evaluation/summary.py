@@ -30,7 +30,11 @@ Group = tuple[str, str, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """What the summary must know of a study. inits, modes: in the order of the settings; reference: the init all are compared with."""
+    """What the summary must know of a study.
+
+    inits, modes: in the order of the settings; reference: the init all are compared with; floor: the raw-pixel init,
+    which is compared but makes no headline.
+    """
 
     task: str
     metric: str
@@ -40,6 +44,7 @@ class Plan:
     reference: str
     resamples: int
     seed: int
+    floor: str = "pixels"
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> 
                 savings.setdefault(init, {})[mode] = _content_of(saving, target_group[2], learned)
     reference = {"init": target_group[0], "mode": target_group[1], "fraction": target_group[2]}
     reference |= {"value": round(target.mean, 6), "low": round(low, 6), "high": round(high, 6), "above_chance": learned}
-    sentences = _sentences(reference, savings, target_group[2])
+    shown = {init: by_mode for init, by_mode in savings.items() if init != plan.floor}
+    sentences = [*_sentences(reference, shown, target_group[2]), *_floor_sentences(plan, estimates, shown)]
     content = {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "reference": reference}
     return {**content, "label_saving": savings}
 
@@ -225,6 +231,19 @@ def _sentences(reference: Mapping[str, Any], savings: Mapping[str, Mapping[str, 
         else:
             ranked.append((9.0, f"{init} does not reach, with any fraction of the labels, what {goal}."))
     return [sentence for _, sentence in sorted(ranked, key=lambda item: item[0])] or [f"Only {reference['init']} was studied."]
+
+
+def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str]) -> list[str]:
+    """Who does not clear the floor with all labels, in any mode: a backbone that does not has learned nothing of use."""
+    most = max(plan.fractions)
+    floor = estimates.get((plan.floor, "linear", most))
+    found = []
+    for init in inits if floor else ():
+        values = [estimates[init, mode, most][plan.metric].mean for mode in plan.modes if (init, mode, most) in estimates]
+        if values and floor and max(values) < floor[plan.metric].mean:
+            words = f"{init} stays below raw pixels with logistic regression at {percent(most)} of the labels"
+            found.append(f"{words} ({max(values):.3f} against {floor[plan.metric].mean:.3f}).")
+    return found
 
 
 def _start_words(reference: Mapping[str, Any], capital: bool = False) -> str:

@@ -1,0 +1,219 @@
+"""A study is whole, the same however often it was stopped, and refuses what would make it dishonest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcl.evaluation import study as studies
+from medcl.evaluation.embed import embed_rows, training_windows
+from medcl.evaluation.study import StudyConfig, run_study
+from medcl.evaluation.study_data import label_words
+from medcl.export.backbone import load_backbone
+from medcl.foundation.config import validate
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.types import Volume
+from medcl.store.volume_store import VolumeStore
+from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, image_text_run, picture_backbone
+
+NUMBERS = ("results.csv", "summary.csv", "headline.json", "study.json", "splits.csv", "draws.csv", "embedding_map.json", "neighbours.json")
+
+
+def _config(store: VolumeStore, backbone: Path | None = None, **changes: Any) -> StudyConfig:
+    inits: dict[str, Any] = {"random": PICTURE_ENCODER.model_dump()}
+    if backbone is not None:
+        inits["moco"] = str(backbone)
+    content = {
+        "data": str(store.folder),
+        "task": {"name": "classification", "label": "blob"},
+        "inits": inits,
+        "fractions": [0.01, 0.2, 1.0],
+        "draws": 2,
+        "resamples": 100,
+        "finetune": {"num_steps": 4, "batch": 8, "learning_rates": [0.01, 0.001], "looks": 2, "workers": 0},
+    }
+    return validate(StudyConfig, {**content, **changes}, "study.yaml")
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: VolumeStore, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "study"
+    run_study(_config(pictures, backbone), out)
+    return out
+
+
+def test_folder_is_whole(finished: Path) -> None:
+    results = pd.read_csv(finished / "results.csv")
+    own = results[results["metric"] == "auroc"].groupby(["init", "mode", "fraction"]).size()
+    assert own[("moco", "knn", 0.2)] == own[("random", "finetune", 0.2)] == own[("random", "finetune", 1.0)] == 2
+    assert own[("moco", "linear", 1.0)] == own[("pixels", "linear", 1.0)] == 1, "the same fit in every draw is done once"
+    assert set(results.loc[results["init"] == "pixels", "mode"]) == {"linear"}
+    card = json.loads((finished / "card.json").read_text())
+    assert card["kind"] == "study" and card["counts"]["fits"] == own.sum()
+    facts = json.loads((finished / "study.json").read_text())
+    assert [refusal["fraction"] for refusal in facts["refused"]] == [0.01]
+    assert facts["parts"]["train"]["cases"] + facts["parts"]["val"]["cases"] + facts["parts"]["test"]["cases"] == 118
+    assert str(finished.parent) not in (finished / "study.json").read_text()
+
+
+def test_labelled_patients_are_the_same_for_all_and_never_tested(finished: Path) -> None:
+    results = pd.read_csv(finished / "results.csv")
+    assert (results.groupby(["fraction", "draw"])["num_cases"].nunique() == 1).all()
+    splits, draws = pd.read_csv(finished / "splits.csv"), pd.read_csv(finished / "draws.csv")
+    part = splits.drop_duplicates("patient_key").set_index("patient_key")["split"]
+    assert (part[draws["patient_key"]] == "train").all()
+    assert (splits.groupby("patient_key")["split"].nunique() == 1).all()
+
+
+def test_tuning_is_recorded_and_shared_by_the_draws(finished: Path) -> None:
+    results = pd.read_csv(finished / "results.csv")
+    tuned = results[(results["mode"] == "finetune") & (results["metric"] == "auroc")]
+    rates = [json.loads(choice)["learning_rate"] for choice in tuned["choice"]]
+    assert set(rates) <= {0.01, 0.001}
+    assert (tuned.assign(rate=rates).groupby(["init", "fraction"])["rate"].nunique() == 1).all()
+    assert len(list((finished / "fits").glob("random-finetune@*-0.2-0.json"))) == 2, "both rates were tried at the first draw"
+
+
+def test_stopped_and_resumed_is_the_same(
+    pictures: VolumeStore, backbone: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed twice on the way, then finished; then once more, with nothing left to fit."""
+    out, config = tmp_path / "study", _config(pictures, backbone)
+    save, left = studies.FitFolder.save, [3, 9]
+
+    def dying(self: Any, fit: Any, basis: str) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return save(self, fit, basis)
+
+    monkeypatch.setattr(studies.FitFolder, "save", dying)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(config, out)
+        assert not (out / "card.json").exists()
+        left.pop(0)
+        left.append(10**9)
+    run_study(config, out)
+    for name in NUMBERS:
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+    monkeypatch.setattr(studies.FitFolder, "save", lambda *_: pytest.fail("a finished fit was done again"))
+    run_study(config, out)
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def test_other_budget_is_fitted_anew_but_embeddings_stay(pictures: VolumeStore, finished: Path, backbone: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "study"
+    shutil.copytree(finished, out)
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
+    changed = _config(pictures, backbone, finetune={"num_steps": 3, "batch": 8, "learning_rates": [0.01], "looks": 1, "workers": 0})
+    run_study(changed, out)
+    assert before == {path.name: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
+    old, new = (pd.read_csv(folder / "results.csv") for folder in (finished, out))
+    frozen = ["knn", "linear"]
+    assert old[old["mode"].isin(frozen)].reset_index(drop=True).equals(new[new["mode"].isin(frozen)].reset_index(drop=True))
+    assert set(new.loc[new["mode"] == "finetune", "choice"].map(lambda text: json.loads(text)["step"])) == {3}
+
+
+def test_folder_of_another_study_is_refused(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another task"):
+        run_study(_config(pictures, task={"name": "retrieval"}, modes=["retrieval"]), finished)
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(UserError, match="holds no study"):
+        run_study(_config(pictures), tmp_path)
+
+
+def _items(store: VolumeStore, finished: Path, part: str) -> pd.DataFrame:
+    splits = pd.read_csv(finished / "splits.csv")
+    volumes = splits.loc[splits["split"] == part, "volume_id"].iloc[:2]
+    return store.index[store.index["volume_id"].isin(volumes)][["patient_key", "pixel_hash"]]
+
+
+def test_leak_is_exit_3_unless_transductive(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
+    items = _items(pictures, finished, "test")
+    leaking = picture_backbone(tmp_path / "leaking", items.assign(patient_key="renamed"))
+    with pytest.raises(DataError, match=r"moco: 0 test patients \(\), 2 test images") as caught:
+        run_study(_config(pictures, leaking), tmp_path / "one")
+    assert caught.value.exit_code == 3 and items["pixel_hash"].iloc[0] in str(caught.value)
+    same_patient = picture_backbone(tmp_path / "same_patient", items.assign(pixel_hash="other"))
+    with pytest.raises(DataError, match=items["patient_key"].iloc[0]):
+        run_study(_config(pictures, same_patient), tmp_path / "two")
+    config = _config(pictures, leaking, transductive=True, modes=["knn"], floor=False)
+    run_study(config, tmp_path / "three")
+    assert json.loads((tmp_path / "three" / "study.json").read_text())["transductive"] is True
+
+
+def test_training_on_training_patients_is_no_leak(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
+    honest = picture_backbone(tmp_path / "honest", _items(pictures, finished, "train"))
+    result = run_study(_config(pictures, honest, modes=["knn"], floor=False), tmp_path / "study")
+    assert "no test patient" in json.loads((result.folder / "study.json").read_text())["leaks"]
+
+
+def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path: Path) -> None:
+    silent = picture_backbone(tmp_path / "silent", None)
+    run_study(_config(pictures, silent, modes=["knn"], floor=False), tmp_path / "study")
+    assert any("cannot be ruled out" in note for note in json.loads((tmp_path / "study" / "study.json").read_text())["notes"])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"task": {"name": "classification", "label": "blub"}}, "no such label; they have: blob"),
+        ({"data": "nowhere"}, "no such folder"),
+        ({"inits": {"random": VOLUME_ENCODER.model_dump()}, "views": {"policy": "xray", "size": [24, 24]}}, "spatial_dims is 3"),
+        ({"inits": {"random": PICTURE_ENCODER.model_dump()}}, "'views' is missing"),
+        ({"inits": {"moco": "nowhere"}}, "nowhere: no such folder"),
+    ],
+)
+def test_mistakes_say_the_way_out(pictures: VolumeStore, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_study(_config(pictures, backbone, **changes), tmp_path / "study")
+
+
+def test_store_of_another_recipe_is_refused(outlined: VolumeStore, backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give the DATA folder"):
+        run_study(_config(outlined, backbone), tmp_path / "study")
+
+
+def test_every_fraction_refused_fails(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="every fraction is refused"):
+        run_study(_config(pictures, backbone, fractions=[0.01, 0.02]), tmp_path / "study")
+
+
+def test_embedding_is_that_of_the_backbone(pictures: VolumeStore, backbone: Path) -> None:
+    loaded = load_backbone(backbone)
+    windows = training_windows(loaded.views, pictures)
+    ours = embed_rows(lambda images: loaded(images).pooled, pictures, [5, 2], windows, loaded.views)
+    for place, row in enumerate((5, 2)):
+        volume: Volume = pictures.read(row)
+        display = Volume((volume.array * 255).round().astype(np.uint8), volume.affine, "xray", "display", "picture")
+        assert ours[place] == pytest.approx(loaded.embed(display).pooled[0].numpy(), abs=5e-2)
+
+
+def test_label_words_join_by_volume_or_patient(pictures: VolumeStore) -> None:
+    assert label_words(pictures.index, pictures.labels, "blob")[:4] == ["", "", "1", "1"]
+    by_patient = pd.DataFrame({"patient_key": ["p1", "p2"], "stage": ["II", "I"]})
+    assert label_words(pictures.index, by_patient, "stage")[:6] == ["", "", "II", "II", "I", "I"]
+
+
+def test_retrieval_study(pictures: VolumeStore, tmp_path: Path) -> None:
+    run = image_text_run(tmp_path / "run", pictures)
+    config = _config(pictures, inits={"convirt": str(run)}, task={"name": "retrieval"}, modes=["retrieval"])
+    headline = run_study(config, tmp_path / "study").headline
+    assert "chance would be" in headline["sentence"]
+    summary = pd.read_csv(tmp_path / "study" / "summary.csv").set_index("metric")
+    assert 0 <= summary.loc["image_to_text_recall_at_5", "mean"] <= 1
+    choice = json.loads(pd.read_csv(tmp_path / "study" / "results.csv")["choice"].iloc[0])
+    assert choice["chance_image_to_text_recall_at_5"] == pytest.approx(5 / 30)
+
+
+def test_retrieval_needs_a_run_that_read_text(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="retrieval"):
+        run_study(_config(pictures, backbone, task={"name": "retrieval"}, modes=["retrieval"]), tmp_path / "study")
