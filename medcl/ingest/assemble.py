@@ -113,6 +113,7 @@ def ledger_entries(whole: Collection, ids: Sequence[str], hasher: Hasher) -> lis
 
 
 def ledger_row(one: LedgerEntry) -> dict[str, Any]:
+    """The row of ledger.parquet."""
     return {name: getattr(one, name) for name in manifest.LEDGER_COLUMNS}
 
 
@@ -127,6 +128,7 @@ def write_or_remove(path: Path, rows: list[dict[str, Any]], columns: Mapping[str
 def label_table(
     ids: Sequence[str], labels: Mapping[int, Mapping[str, Value]], masks: Mapping[int, str]
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
+    """Rows and columns of labels.parquet: volume_id, one column per label, mask_id where there are masks."""
     names = list(dict.fromkeys(name for values in labels.values() for name in values))
     kinds = {
         name: "number" if all(isinstance(values[name], float) for values in labels.values() if name in values) else "text" for name in names
@@ -142,6 +144,7 @@ def label_table(
 
 
 def source_rows(whole: Collection, ids: Sequence[str], masks: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Rows of private/sources.parquet: how to read every volume and mask again."""
     rows = []
     for item_id, scan in zip(ids, whole.scans, strict=True):
         detail = json.dumps(scan.source.detail, sort_keys=True)
@@ -152,4 +155,5 @@ def source_rows(whole: Collection, ids: Sequence[str], masks: Mapping[int, str])
 
 
 def source_row(item_id: str, reader: str, paths: tuple[str, ...], detail: str, pixel_hash: str) -> dict[str, Any]:
+    """One such row."""
     return {"item_id": item_id, "reader": reader, "paths": list(paths), "detail": detail, "pixel_hash": pixel_hash}

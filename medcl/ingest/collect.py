@@ -18,6 +18,9 @@ from medcl.ingest.sources import survey
 from medcl.ingest.tables import Table
 from medcl.ingest.workers import Workers
 
+# What the readers and their libraries take by themselves; a volume needs a few times its own size while it is built.
+_CHILD_BYTES = 4 * 2**30
+
 
 @dataclass
 class Collection:
@@ -39,7 +42,7 @@ def collect(
     """
     found = survey(sources)
     results: dict[int, UnitResult] = {}
-    with Workers(jobs) as workers:
+    with Workers(jobs, _CHILD_BYTES + 6 * config.budget_bytes) as workers:
         planned = plan(found, tables, config, workers, progress)
         read = partial(read_unit, config=config, keep_voxels=keep_voxels)
         work = workers.work(read, planned.units, lambda unit: refused(unit, "decoder_died"))

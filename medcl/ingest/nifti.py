@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -304,3 +304,16 @@ def _volume(opened: Opened, time_index: int, modality: str, config: IngestConfig
     if modality == "unknown":
         flags.append("modality_unknown")
     return Volume(values, opened.affine, modality, units), tuple(flags)
+
+
+def nifti_bytes(volumes: Sequence[Volume]) -> bytes:
+    """One volume as an uncompressed NIfTI file, or the time points of one stacked along a fourth axis."""
+    arrays = [volume.array for volume in volumes]
+    kind = np.result_type(*arrays)
+    array = arrays[0] if len(arrays) == 1 else np.stack([one.astype(kind) for one in arrays], axis=-1)
+    stored = np.dtype(np.float32) if kind.kind == "f" or kind.itemsize > 4 else kind
+    image = Nifti1Image(array.astype(stored), volumes[0].affine)
+    image.header.set_xyzt_units("mm", "sec" if len(arrays) > 1 else None)
+    image.set_sform(volumes[0].affine, code=1)
+    image.set_qform(volumes[0].affine, code=1, strip_shears=True)
+    return image.to_bytes()

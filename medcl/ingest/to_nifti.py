@@ -78,25 +78,14 @@ def convert(
 
 def write_nifti(path: Path, volumes: Sequence[Volume]) -> None:
     """Write one volume, or the time points of one, as .nii.gz with the same bytes every time."""
-    from nibabel.nifti1 import Nifti1Image
+    from medcl.ingest.nifti import nifti_bytes
 
-    arrays = [volume.array for volume in volumes]
-    kind: Any = np.result_type(*arrays)
-    array = arrays[0] if len(arrays) == 1 else np.stack([one.astype(kind) for one in arrays], axis=-1)
-    image = Nifti1Image(array.astype(_storable(array.dtype)), volumes[0].affine)
-    image.header.set_xyzt_units("mm", "sec" if len(arrays) > 1 else None)
-    image.set_sform(volumes[0].affine, code=1)
-    image.set_qform(volumes[0].affine, code=1, strip_shears=True)
-    content = gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
+    content = gzip.compress(nifti_bytes(volumes), compresslevel=4, mtime=0)
     write_whole(path, lambda partial: _write_bytes(partial, content))
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-def _storable(kind: np.dtype) -> np.dtype:
-    return np.dtype(np.float32) if kind.kind == "f" or kind.itemsize > 4 else kind
 
 
 def _series(scans: Sequence[Scan]) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,13 @@ TASKS_IN_FLIGHT = 2  # per process; few, so that few have to be tried again when
 class Workers:
     """`jobs` reading processes, started when first needed; 0: everything happens in this very process.
 
+    most_bytes: address space of each child, 0 for no limit: a file that wants more fails there and not here.
     Use as a context manager. Children come from a fork server that has the readers imported already.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, most_bytes: int = 0) -> None:
         self.jobs = jobs
+        self.most_bytes = most_bytes
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -77,7 +80,7 @@ class Workers:
         if self._pool is None:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_quiet_child)
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.most_bytes,))
         return self._pool
 
     def _close(self) -> None:
@@ -95,8 +98,10 @@ def _timed(function: Callable[[Task], Result], task: Task) -> Result:
         signal.alarm(0)
 
 
-def _quiet_child() -> None:
+def _prepare_child(most_bytes: int) -> None:
     """Codecs write to stderr from C, sometimes values of headers: children say nothing. Ctrl-C is the parent's affair."""
+    if most_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

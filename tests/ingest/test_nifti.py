@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
+from nibabel.nifti2 import Nifti2Image
 
 from medcl.ingest import IngestConfig, Reading, ingest, open_data, read_scans
 
@@ -20,7 +22,7 @@ def voxels(shape: tuple[int, ...] = (9, 10, 11), seed: int = 0) -> np.ndarray:
 
 def write(path: Path, array: np.ndarray | None = None, affine: np.ndarray = AFFINE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.nifti1.Nifti1Image(voxels() if array is None else array, affine)
+    image = Nifti1Image(voxels() if array is None else array, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)  # type: ignore[attr-defined]
     return path
@@ -65,7 +67,7 @@ def test_lengths_become_millimetres(tmp_path: Path, unit: str, factor: float) ->
     affine = AFFINE.copy()
     affine[:3] /= factor
     path = tmp_path / "a.nii.gz"
-    image = nib.nifti1.Nifti1Image(voxels(), affine)
+    image = Nifti1Image(voxels(), affine)
     image.header.set_xyzt_units(unit)
     nib.save(image, path)  # type: ignore[attr-defined]
     np.testing.assert_allclose(read_scans(path).volumes[0].affine, AFFINE, rtol=1e-5)
@@ -80,12 +82,13 @@ def test_time_points(tmp_path: Path) -> None:
 
 
 def test_big_endian_pair_and_nifti2(tmp_path: Path) -> None:
-    image = nib.nifti1.Nifti1Image(voxels(), AFFINE, nib.nifti1.Nifti1Header(endianness=">"))
-    nib.save(image, tmp_path / "big" / "a.nii") if (tmp_path / "big").mkdir() is None else None  # type: ignore[attr-defined]
+    image = Nifti1Image(voxels(), AFFINE, Nifti1Header(endianness=">"))
+    (tmp_path / "big").mkdir()
+    nib.save(image, tmp_path / "big" / "a.nii")  # type: ignore[attr-defined]
     (tmp_path / "pair").mkdir()
-    nib.save(nib.nifti1.Nifti1Pair(voxels(), AFFINE), tmp_path / "pair" / "a.hdr")  # type: ignore[attr-defined]
+    nib.save(Nifti1Pair(voxels(), AFFINE), tmp_path / "pair" / "a.hdr")  # type: ignore[attr-defined]
     (tmp_path / "two").mkdir()
-    nib.save(nib.nifti2.Nifti2Image(voxels(), AFFINE), tmp_path / "two" / "a.nii.gz")  # type: ignore[attr-defined]
+    nib.save(Nifti2Image(voxels(), AFFINE), tmp_path / "two" / "a.nii.gz")  # type: ignore[attr-defined]
     for folder in ("big", "pair", "two"):
         reading = read_scans(tmp_path / folder)
         np.testing.assert_array_equal(reading.volumes[0].array, voxels())
@@ -102,7 +105,7 @@ def test_wrong_suffix_is_read_by_content(tmp_path: Path) -> None:
 
 def test_orientation_conflict(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
-    image = nib.nifti1.Nifti1Image(voxels(), AFFINE)
+    image = Nifti1Image(voxels(), AFFINE)
     image.set_sform(AFFINE, code=1)
     other = AFFINE.copy()
     other[0, 3] += 4
