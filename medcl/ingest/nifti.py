@@ -129,7 +129,7 @@ def _single(content: bytes) -> Any:
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise Refused("missing_pair")
     with LoggingOutputSuppressor():
-        image = (Nifti2Image if content[4:7] == b"n+2" else Nifti1Image).from_bytes(content)
+        image: Any = (Nifti2Image if content[4:7] == b"n+2" else Nifti1Image).from_bytes(content)
     header = image.header
     needed = int(image.dataobj.offset) + math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
     if len(content) - needed >= max(16, int(header["dim"][1]) * header.get_data_dtype().itemsize):
