@@ -15,11 +15,12 @@ def items_at(step: int, num_items: int, world_batch: int, seed: int) -> np.ndarr
     The stream is one random permutation after the other (epoch 0, epoch 1, ...), cut into batches: within an epoch every
     item comes exactly once, and a batch may span the end of one epoch and the start of the next.
     """
-    first = step * world_batch
-    epochs = range(first // num_items, (first + world_batch - 1) // num_items + 1)
-    stream = np.concatenate([_permutation(epoch, num_items, seed) for epoch in epochs])
-    offset = first - epochs[0] * num_items
-    return stream[offset : offset + world_batch]
+    first, last = step * world_batch, (step + 1) * world_batch
+    parts = []
+    for epoch in range(first // num_items, (last - 1) // num_items + 1):
+        start = epoch * num_items
+        parts.append(_permutation(epoch, num_items, seed)[max(first - start, 0) : last - start])
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=4)

@@ -118,7 +118,7 @@ def train(
             if stopping or _due(moment, config.checkpoint_every):
                 run.save(_checkpoints(folder), moment.step)
             if stopping:
-                raise _stopped(moment, stop)
+                raise _stopped(moment, stop, folder)
     saved(config.num_steps, method)
     distributed.barrier()
     return TrainResult(config.num_steps, figures)
@@ -209,9 +209,9 @@ def _nothing(step: int, method: Method) -> None:
     """What is called where nobody wants to know."""
 
 
-def _stopped(moment: Moment, stop: StopRequest) -> Stopped:
-    reason = stop.reason or "another process"
-    return Stopped(f"stopped by {reason} after step {moment.step} of {moment.num_steps}, saved; the same command goes on")
+def _stopped(moment: Moment, stop: StopRequest, folder: Path | None) -> Stopped:
+    reason, saved = stop.reason or "another process", ", saved" if folder else ""
+    return Stopped(f"stopped by {reason} after step {moment.step} of {moment.num_steps}{saved}; the same command goes on")
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
