@@ -127,12 +127,15 @@ def study_facts(study: OpenStudy) -> dict[str, Any]:
 def shown_settings(config: StudyConfig) -> dict[str, Any]:
     """The settings without absolute paths: what lies above the last two folders is nobody's business."""
     content = config.model_dump(mode="json")
-    content["data"] = _shown(config.data)
-    content["inits"] = {name: _shown(given) if isinstance(given, Path) else content["inits"][name] for name, given in config.inits.items()}
+    content["data"] = shown_path(config.data)
+    content["inits"] = {
+        name: shown_path(given) if isinstance(given, Path) else content["inits"][name] for name, given in config.inits.items()
+    }
     return content
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
+    """A path for a page: as given, or the last two folders of an absolute one."""
     return str(Path(*path.parts[-2:])) if path.is_absolute() else str(path)
 
 

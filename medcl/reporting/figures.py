@@ -126,7 +126,7 @@ def draw_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], expla
     return figure
 
 
-def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str], what: str) -> Figure:
+def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> Figure:
     """Numbers over training steps: name -> (steps, values); long series are averaged over windows, faint below the average."""
     with _figure(3.75, 2.5) as (figure, axes):
         for name, (steps, values) in lines.items():
@@ -137,7 +137,6 @@ def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], col
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_xlabel("step")
-        axes.set_ylabel(what)
     return figure
 
 

@@ -84,6 +84,8 @@ def _study_content(study: Study) -> dict[str, Any]:
         "savings": [{**row, "colour": css_colour(row["colour"])} for row in read_study.savings(study)],
         "comparison": [{**row, "colour": css_colour(row["colour"])} for row in compared],
         "cases_differ": any(row["cases"] != row["patients"] for row in compared),
+        "retrieval": [{**row, "colour": css_colour(row["colour"])} for row in read_study.retrieval(study)],
+        "recall_at": read_study.RECALL_AT,
         "refused": [_refusal(refusal) for refusal in study.facts["refused"]],
         "maps": _maps(study),
         "neighbours": _neighbours(study),
@@ -189,14 +191,14 @@ def _runs_content(runs: Sequence[Run]) -> dict[str, Any]:
         lines = {run.name: run.series(figure) for run in runs if run.series(figure)[0]}
         if lines:
             words = FIGURE_WORDS.get(figure, figure.replace("/", ": ").replace("_", " "))
-            panels.append({"name": words, "svg": to_svg(draw_lines(lines, colours, words), f"{words} over the steps")})
+            panels.append({"name": words, "svg": to_svg(draw_lines(lines, colours), f"{words} over the steps")})
     rows = [read_runs.overview(run) for run in runs]
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = [
         {"name": run.name, "colour": css_colour(colours[run.name]), "cells": [row[name] for name in columns]}
         for run, row in zip(runs, rows, strict=True)
     ]
-    settings = [{"name": run.name, "yaml": yaml.safe_dump(dict(run.config), sort_keys=False)} for run in runs]
+    settings = [{"name": run.name, "yaml": yaml.safe_dump(read_runs.shown_config(run), sort_keys=False)} for run in runs]
     return {
         "columns": columns,
         "table": table,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcl.evaluation.facts import shown_path
 from medcl.foundation.config import read_yaml
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, read_json
@@ -76,7 +77,7 @@ def overview(run: Run) -> dict[str, str]:
     return {
         "method": str(method.get("name", "")),
         "encoder": f"{encoder.get('name', '')} {encoder.get('depth', '')} {encoder.get('spatial_dims', '')}D",
-        "views": f"{run.config.get('views', {}).get('policy', '')} {size}",
+        "views": f"{Path(str(run.config.get('views', {}).get('policy', ''))).stem} {size}",
         "steps": f"{run.steps_done:,} of {training.get('num_steps', 0):,}",
         "batch": str(training.get("world_batch", "")),
         "time": _time(run, rate),
@@ -87,6 +88,12 @@ def overview(run: Run) -> dict[str, str]:
         "collapse": "named collapsed" if any(record.get("collapse/collapsed") for record in run.records) else "none seen",
         "weights": str(run.backbone.get("files", {}).get("weights.safetensors", ""))[:12],
     }
+
+
+def shown_config(run: Run) -> dict[str, Any]:
+    """The settings without absolute paths."""
+    paths = {name: shown_path(Path(value)) for name, value in run.config.items() if name in ("store", "initial") and value}
+    return {**run.config, **paths}
 
 
 def _time(run: Run, rate: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ METRIC_WORDS: dict[str, str] = {
     "hd95_mm": "95% Hausdorff distance (mm)",
 }
 
+DIRECTIONS = {"image_to_text": "image → report", "text_to_image": "report → image"}
+RECALL_AT = (1, 5, 10)
 Row = dict[str, Any]
 
 
@@ -63,8 +66,8 @@ class Study:
 
     @property
     def modes(self) -> list[str]:
-        """Modes in the order of the settings, those that were fitted."""
-        fitted = {row["mode"] for row in self.summary}
+        """Modes that learn from labels, in the order of the settings, those that were fitted."""
+        fitted = {row["mode"] for row in self.summary} - {"retrieval"}
         return [name for name in self.facts["modes"] if name in fitted]
 
 
@@ -104,12 +107,14 @@ def colours(study: Study) -> dict[str, str]:
 
 def curve_panels(study: Study) -> dict[str, CurvePanel]:
     """One figure per mode, all with the same axes."""
-    own = _of(study.summary, metric=study.metric)
+    own = [row for row in _of(study.summary, metric=study.metric) if row["mode"] in study.modes]
+    if not own:
+        return {}
     limits = _limits(study, own)
     ticks = {fraction: f"{percent(fraction)}\n{_patients(study, fraction)}" for fraction in sorted({row["fraction"] for row in own})}
     target = study.headline.get("reference", {}).get("value")
     return {
-        mode: CurvePanel(_curves(study, mode), METRIC_WORDS[study.metric], ticks, limits, target, _meets(study, mode))
+        mode: CurvePanel(_curves(study, mode), METRIC_WORDS.get(study.metric, study.metric), ticks, limits, target, _meets(study, mode))
         for mode in study.modes
     }
 
@@ -192,11 +197,29 @@ def _saving(found: Any) -> dict[str, Any]:
     }
 
 
+def retrieval(study: Study) -> list[dict[str, Any]]:
+    """Rows of the retrieval table: init and direction, a cell of recall, interval and chance for each k."""
+    chosen, rows = colours(study), []
+    for name in study.inits:
+        own = {row["metric"]: row for row in _of(study.summary, mode="retrieval", init=name)}
+        choices = [json.loads(row["choice"]) for row in _of(study.results, mode="retrieval", init=name)[:1]]
+        for direction, words in DIRECTIONS.items() if own else ():
+            cells = [_recall(own[f"{direction}_recall_at_{k}"], choices[0]) for k in RECALL_AT]
+            rows.append({"init": name, "colour": chosen[name], "direction": words, "cells": cells})
+    return rows
+
+
+def _recall(row: Row, chances: Mapping[str, float]) -> dict[str, str]:
+    ends = f"{percent(row['low']).removesuffix('%')}–{percent(row['high'])}"
+    return {"value": percent(row["mean"]), "interval": f"[{ends}]", "chance": percent(chances[f"chance_{row['metric']}"])}
+
+
 def all_numbers(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
-    """Every metric of every point: names, and rows of mean and interval."""
-    metrics: list[str] = list(dict.fromkeys(row["metric"] for row in study.summary))
+    """Every metric of every point that learned from labels: names, and rows of mean and interval."""
+    points = [row for row in study.summary if row["mode"] in study.modes]
+    metrics: list[str] = list(dict.fromkeys(row["metric"] for row in points))
     rows = []
-    for init, mode, fraction in dict.fromkeys((row["init"], row["mode"], row["fraction"]) for row in study.summary):
+    for init, mode, fraction in dict.fromkeys((row["init"], row["mode"], row["fraction"]) for row in points):
         own = {row["metric"]: row for row in _of(study.summary, init=init, mode=mode, fraction=fraction)}
         cells = [f"{_number(own[metric]['mean'])} {_interval(own[metric]['low'], own[metric]['high'])}" for metric in metrics]
         rows.append({"init": init, "mode": MODE_WORDS.get(mode, mode), "fraction": percent(fraction), "cells": cells})
