@@ -13,7 +13,8 @@ def make(
     """Write the cohort under `out`: ct/, xray/, mr/ and their tables. A pure function of everything but `jobs`.
 
     `patients`: people with chest CT. `xray_patients` (default: as many) have X-rays and reports; the first quarter of them are CT patients
-    too. `mr_patients` (default: a quarter as many) have brain MR. Returns a dict: paths `ct, xray, mr, ct_labels, ct_reports, xray_labels,
+    too. `mr_patients` (default: a quarter as many) have brain MR; a part
+    with nobody in it is left out. Returns a dict: paths `ct, xray, mr, ct_labels, ct_reports, xray_labels,
     xray_reports, mr_labels` as strings, and `counts`. Raises FileExistsError where `out` already holds something.
     """
     from .write import write_cohort
@@ -27,4 +28,4 @@ def make(
         "xray": patients if xray_patients is None else xray_patients,
         "mr": patients // 4 if mr_patients is None else mr_patients,
     }
-    return write_cohort(folder, sizes, seed, jobs)
+    return write_cohort(folder, {part: count for part, count in sizes.items() if count}, seed, jobs)
