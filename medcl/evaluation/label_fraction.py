@@ -85,7 +85,7 @@ def split_cases(cases: Cases, config: SplitConfig) -> Splits:
     has = {part for part in ("train", "val", "test") if (official == part).any()}
     if config.source == "seed" or not has - {"train"}:
         parts = _by_seed(cases, config)
-        origin = f"split by patient with seed {config.seed}: validation {config.val:.0%}, test {config.test:.0%} of the patients"
+        origin = f"by patient with seed {config.seed}: validation {config.val:.0%}, test {config.test:.0%} of the patients"
     else:
         parts, origin = _keep_official(cases, has, config)
     _refuse_cut_patients(cases, parts)

@@ -17,7 +17,7 @@ from medcl.training.metrics import read_metrics
 METRICS = "metrics.jsonl"
 FIGURE_WORDS = {
     "loss": "training loss",
-    "collapse/spread": "spread of the embedding (1: isotropic)",
+    "collapse/spread": "spread of the embedding",
     "collapse/effective_rank": "effective rank of the embedding",
     "collapse/first_direction_share": "share of the first direction",
     "collapse/uniformity": "uniformity (lower: more even)",
