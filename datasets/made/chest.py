@@ -44,11 +44,11 @@ class Body:
 
 def draw_body(seed: int, person: int) -> Body:
     draw = generator(seed, "chest body", person)
-    size = float(np.clip(draw.normal(1.0, 0.07), 0.84, 1.16))
+    size = float(np.clip(draw.normal(1.0, 0.055), 0.87, 1.13))
     return Body(
         half_width=150 * size * draw.uniform(0.95, 1.05),
         half_depth=104 * size * draw.uniform(0.92, 1.08),
-        fat=draw.uniform(6, 24),
+        fat=draw.uniform(8, 20),
         lung_size=size * draw.uniform(0.94, 1.06),
         lung_hu=draw.uniform(-860, -790),
         diaphragm=draw.uniform(-72, -48),
@@ -69,7 +69,7 @@ def make_chest(seed: int, person: int, study: int, findings: tuple[Finding, ...]
     spacing = (float(np.round(frame.uniform(5.2, 5.8), 2)), in_plane, in_plane)
     still = straight_grid((int(frame.integers(33, 39)), 64, 64), spacing)
     pose = generator(seed, "chest bend", person)
-    grid = bent_grid(still, pose, shift_mm=7, bend_mm=6, turn_deg=4)
+    grid = bent_grid(still, pose, shift_mm=9, bend_mm=8, turn_deg=5)
     hu, lung, parts = _anatomy(grid, body, generator(seed, "chest tissue", person))
     hu, mask = place(hu, lung, parts, grid, findings, generator(seed, "chest findings", person))
     hu = _table(hu, still, frame)
@@ -78,15 +78,16 @@ def make_chest(seed: int, person: int, study: int, findings: tuple[Finding, ...]
 
 def _anatomy(grid: Grid, body: Body, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """HU of the body without findings, the weight of lung (0..1), and distances the findings are placed by."""
+    fine = texture(draw, grid.shape, 1.2)
     skin = cylinder(grid, (0, 0), (body.half_width, body.half_depth), 2.4)
     hu = np.full(grid.shape, AIR_HU, dtype=np.float32)
-    hu = mix(hu, inside(skin), FAT_HU + 6 * texture(draw, grid.shape, 1.5))
-    hu = mix(hu, inside(skin + body.fat), SOFT_HU + 8 * texture(draw, grid.shape, 1.2))
+    hu = mix(hu, inside(skin), FAT_HU + 6 * fine)
+    hu = mix(hu, inside(skin + body.fat), SOFT_HU + 8 * fine)
     cavity = cylinder(grid, (0, -4), (body.half_width - body.fat - 16, body.half_depth - body.fat - 14), 2.3)
     hu = _bones(hu, grid, body, cavity)
     lung, parts = _lungs(grid, body, cavity)
-    hu = _middle(hu, grid, body, cavity, draw)
-    hu = mix(hu, lung, _lung_tissue(grid, body, draw))
+    hu = _middle(hu, grid, body, cavity, fine)
+    hu = mix(hu, lung, _lung_tissue(grid, body, fine, draw))
     hu = mix(hu, inside(cylinder(grid, (2, 12), (9, 8))) * inside(-18 - grid.z, 3), AIR_HU + 20)
     return hu, lung, parts
 
@@ -117,23 +118,23 @@ def _lungs(grid: Grid, body: Body, cavity: np.ndarray) -> tuple[np.ndarray, dict
     return inside(distance), parts
 
 
-def _middle(hu: np.ndarray, grid: Grid, body: Body, cavity: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _middle(hu: np.ndarray, grid: Grid, body: Body, cavity: np.ndarray, fine: np.ndarray) -> np.ndarray:
     """Mediastinum, heart, great vessels, and what lies under the diaphragm."""
     size = body.lung_size
-    hu = mix(hu, inside(cavity) * inside(np.abs(grid.x) - 34, 4), FAT_HU + 25 + 10 * texture(draw, grid.shape, 1.5))
+    hu = mix(hu, inside(cavity) * inside(np.abs(grid.x) - 34, 4), FAT_HU + 25 + 10 * fine)
     liver = inside(cavity) * inside(grid.z - body.diaphragm - body.dome - 8, 3)
-    hu = mix(hu, liver, 52 + 8 * np.tanh(-grid.x / 40) + 8 * texture(draw, grid.shape, 1.5))
+    hu = mix(hu, liver, 52 + 8 * np.tanh(-grid.x / 40) + 8 * fine)
     heart = ellipsoid(grid, (24 * size, -34 * size, body.diaphragm + 48), tuple(a * body.heart_size for a in (54, 44, 50)))
-    hu = mix(hu, inside(heart), 45 + 6 * texture(draw, grid.shape, 1.5))
+    hu = mix(hu, inside(heart), 45 + 6 * fine)
     tubes = (((16, 42), (13, 13), -200.0), ((22, 0), (12, 20), 25.0), ((-22, -8), (9, 9), 5.0))
     for centre, axes, start in tubes:
         hu = mix(hu, inside(cylinder(grid, centre, axes)) * inside(start - grid.z, 4), 48.0)
     return hu
 
 
-def _lung_tissue(grid: Grid, body: Body, draw: np.random.Generator) -> np.ndarray:
+def _lung_tissue(grid: Grid, body: Body, fine: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Air spaces with a gradient towards the back, grain, and vessels: the curves where two smooth fields are both zero."""
-    base = body.lung_hu + 0.35 * grid.y + body.grain * texture(draw, grid.shape, 1.0)
+    base = body.lung_hu + 0.35 * grid.y + body.grain * fine
     first, second = texture(draw, grid.shape, 2.2), texture(draw, grid.shape, 2.2)
     hilum = np.exp(-(((np.abs(grid.x) - 35) / 55) ** 2) - ((grid.y - 5) / 60) ** 2 - ((grid.z - 5) / 80) ** 2)
     vessel = np.exp(-(first**2 + second**2) / (0.12 * body.vessel)) * (0.25 + 0.75 * hilum)

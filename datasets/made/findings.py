@@ -30,7 +30,7 @@ class Finding:
     @property
     def grade(self) -> str:
         """small | moderate | large, by volume; one scale for a finding and its look-alike."""
-        return "small" if self.volume_ml < 250 else "moderate" if self.volume_ml < 420 else "large"
+        return "small" if self.volume_ml < 180 else "moderate" if self.volume_ml < 280 else "large"
 
 
 def label_table(seed: int, part: str, count: int, labels: tuple[str, ...] = LABELS) -> dict[str, np.ndarray]:
@@ -41,14 +41,14 @@ def label_table(seed: int, part: str, count: int, labels: tuple[str, ...] = LABE
 def chest_findings(seed: int, part: str, person: int, present: dict[str, bool]) -> tuple[Finding, ...]:
     """The three amounts of a chest, each as the finding or as its look-alike. Sizes and sides come from draws that do not know the label."""
     draw = generator(seed, f"{part} amounts", person)
-    size, count = round(float(draw.uniform(17, 27)), 1), int(draw.integers(5, 11))
-    fluid_ml, heart_ml = round(float(draw.uniform(120, 560))), round(float(draw.uniform(160, 380)))
+    size, count = round(float(draw.uniform(15, 26)), 1), int(draw.integers(12, 31))
+    fluid_ml, heart_ml = round(float(draw.uniform(80, 330))), round(float(draw.uniform(110, 240)))
     side, spot_side, zone, form = str(draw.choice(SIDES)), str(draw.choice(SIDES)), str(draw.choice(ZONES)), float(draw.random())
     spots = Finding("nodules" if present["nodules"] else "scars", "bilateral", "", size, 0.0, count)
     if part == "xray":
         spots = replace(spots, side=spot_side, zone=zone, count=1 + count % 4)
     fluid = Finding("effusion", side, "lower", volume_ml=fluid_ml) if present["effusion"] else _not_fluid(form, side, fluid_ml)
-    heart = Finding("cardiomegaly" if present["cardiomegaly"] else "mediastinal_fat", volume_ml=heart_ml)
+    heart = Finding("cardiomegaly" if present["cardiomegaly"] else "mediastinal_mass", volume_ml=heart_ml)
     return spots, fluid, heart
 
 
@@ -69,7 +69,7 @@ def incidental_findings(seed: int, person: int) -> tuple[Finding, ...]:
 
 def _not_fluid(chance: float, side: str, volume_ml: float) -> Finding:
     if chance < 0.5:
-        return Finding("pleural_thickening", side, "upper", volume_ml=round(volume_ml))
+        return Finding("pleural_thickening", side, "lower", volume_ml=round(volume_ml))
     return Finding("raised_diaphragm", side, "lower", volume_ml=round(volume_ml))
 
 

@@ -17,14 +17,28 @@ class _Canvas:
         self.hu, self.mask = hu.copy(), np.zeros(hu.shape, dtype=np.uint8)
         self.index = np.flatnonzero(lung.ravel() > 0.12)
         self.points = grid.points()[self.index]
+        self.lung = lung.ravel()[self.index]
         self.free = np.ones(len(self.index), dtype=bool)
+
+    def fill_volume(self, rank: np.ndarray, voxels: float, value: float, kind: str) -> None:
+        """Fill the free voxels of lowest `rank` until they held `voxels` of lung: partial voxels count as what they are."""
+        order = self._order(rank)
+        count = int(np.searchsorted(np.cumsum(self.lung[order]), voxels))
+        self._lay(order[:count], np.ones(count), value, kind)
 
     def fill(self, rank: np.ndarray, weights: np.ndarray, value: float, kind: str) -> None:
         """Give the free voxels of lowest `rank` the falling `weights`, mixing their HU towards `value`."""
-        order = np.argsort(np.where(self.free, rank, np.inf), kind="stable")[: min(len(weights), int(self.free.sum()))]
-        chosen, weights = self.index[order], weights[: len(order)].astype(np.float32)
-        flat = self.hu.reshape(-1)
-        flat[chosen] += weights * (np.float32(value) - flat[chosen])
+        order = self._order(rank)[: len(weights)]
+        self._lay(order, weights[: len(order)], value, kind)
+
+    def _order(self, rank: np.ndarray) -> np.ndarray:
+        """The free voxels within reach, nearest first."""
+        near = np.flatnonzero(self.free & (rank < 900))
+        return near[np.argsort(rank[near], kind="stable")]
+
+    def _lay(self, order: np.ndarray, weights: np.ndarray, value: float, kind: str) -> None:
+        flat, chosen = self.hu.reshape(-1), self.index[order]
+        flat[chosen] += weights.astype(np.float32) * (np.float32(value) - flat[chosen])
         self.mask.reshape(-1)[chosen[weights > 0.5]] = MASK_VALUES.get(kind, 0)
         self.free[order] = False
 
@@ -45,22 +59,44 @@ def place(
 
 def _block(canvas: _Canvas, near: dict[str, np.ndarray], grid: Grid, finding: Finding, draw: np.random.Generator) -> None:
     """Fluid, thickening, a raised diaphragm, a large heart or a wide mediastinum: the voxels that its shape reaches first."""
-    wobble = draw.uniform(0.8, 1.25, 3)
-    heart = finding.kind in ("cardiomegaly", "mediastinal_fat")
+    heart = finding.kind in ("cardiomegaly", "mediastinal_mass")
     value = draw.uniform(38, 46) if heart else draw.uniform(5, 25)
-    x, y, z = canvas.points.T
-    ranks = {
-        "effusion": 0.9 * near["floor"] - 0.8 * wobble[0] * y - 0.35 * near["wall"] * -1,
-        "raised_diaphragm": near["floor"] + 0.004 * wobble[0] * (y + 10) ** 2,
-        "pleural_thickening": near["wall"] * 2.2 - 0.5 * z * wobble[0] + 0.3 * y * wobble[1],
-        "cardiomegaly": near["heart"],
-        "mediastinal_fat": near["middle"] + 0.25 * np.abs(z - 45 * wobble[0]) + 0.2 * np.abs(y),
-    }
-    rank = ranks[finding.kind]
+    rank = _RANKS[finding.kind](near, canvas.points, draw)
     if finding.side:
-        rank = rank + np.where((x > 0) == (finding.side == "left"), 0, 1e4)
-    voxels = round(finding.volume_ml / grid.voxel_ml)
-    canvas.fill(rank, np.ones(voxels), value, finding.kind)
+        rank = rank + np.where((canvas.points[:, 0] > 0) == (finding.side == "left"), 0, 1e4)
+    canvas.fill_volume(rank, finding.volume_ml / grid.voxel_ml, value, finding.kind)
+
+
+def _fluid(near: dict[str, np.ndarray], points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """A level across gravity, which leans between the base (sitting up) and the back (lying), and climbs a little along the wall."""
+    lean = np.deg2rad(draw.uniform(15, 75))
+    return np.cos(lean) * points[:, 2] - np.sin(lean) * points[:, 1] - 12 * np.exp(-near["wall"] / 12)
+
+
+def _dome(near: dict[str, np.ndarray], points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Up from the diaphragm, highest somewhere in its middle."""
+    top = draw.uniform(-25, 35)
+    return near["floor"] + 0.011 * (points[:, 1] - top) ** 2
+
+
+def _rind(near: dict[str, np.ndarray], points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Along the wall, around some place at its back, side or front in the lower half."""
+    middle = draw.uniform((-30, -50), (60, 10))
+    return near["wall"] * 2.0 + 0.5 * np.hypot(points[:, 1] - middle[0], points[:, 2] - middle[1])
+
+
+def _swollen(near: dict[str, np.ndarray], points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """All around the heart."""
+    return near["heart"]
+
+
+def _lump(near: dict[str, np.ndarray], points: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """On one side of the heart, anywhere."""
+    at_heart = points[near["heart"] < near["heart"].min() + 8]
+    return np.linalg.norm(points - at_heart[draw.integers(len(at_heart))], axis=1)
+
+
+_RANKS = {"effusion": _fluid, "raised_diaphragm": _dome, "pleural_thickening": _rind, "cardiomegaly": _swollen, "mediastinal_mass": _lump}
 
 
 def _many(canvas: _Canvas, near: dict[str, np.ndarray], grid: Grid, finding: Finding, draw: np.random.Generator) -> None:

@@ -36,8 +36,8 @@ _PRESENT = {
         "There is a {grade} {side} hydrothorax.",
     ),
     "pleural_thickening": (
-        "{Grade} pleural thickening along the upper {side} chest wall.",
-        "{Side} apicolateral pleural plaque, {grade}.",
+        "{Grade} pleural thickening along the {side} chest wall.",
+        "{Side} lateral pleural plaque, {grade}.",
         "{Grade} rind of thickened pleura on the {side}.",
     ),
     "raised_diaphragm": (
@@ -51,10 +51,10 @@ _PRESENT = {
         "{Degree} enlarged cardiac silhouette.",
         "{Degree} cardiac enlargement, increased cardiothoracic ratio.",
     ),
-    "mediastinal_fat": (
-        "{Degree} widening of the upper mediastinum by fat.",
-        "Wide superior mediastinum, {degree}, lipomatosis.",
-        "{Degree} mediastinal lipomatosis.",
+    "mediastinal_mass": (
+        "{Grade} mediastinal mass beside the heart.",
+        "A {grade} paracardiac mass, most likely a cyst.",
+        "{Grade} lump next to the heart border.",
     ),
     "consolidation": (
         "Consolidation in the {side} {zone} zone.",

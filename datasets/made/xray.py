@@ -132,9 +132,9 @@ def _block(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
         "raised_diaphragm": near["floor"] + 0.012 * wobble[0] * (np.abs(u) - 62) ** 2,
         "pleural_thickening": near["wall"] * 2.5 + 0.5 * wobble[1] * (v + 40).clip(0) + 0.2 * np.abs(v + 50),
         "cardiomegaly": near["heart"],
-        "mediastinal_fat": np.abs(u) + 0.35 * np.abs(v + 45 * wobble[0]),
+        "mediastinal_mass": np.abs(u) + 0.35 * np.abs(v + 45 * wobble[0]),
     }
-    heart = finding.kind in ("cardiomegaly", "mediastinal_fat")
+    heart = finding.kind in ("cardiomegaly", "mediastinal_mass")
     rank = ranks[finding.kind]
     if finding.side:
         rank = rank + np.where(u * SIDE_SIGN[finding.side] > 0, 0, 1e4)
@@ -172,7 +172,7 @@ def _nothing(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
 
 _DRAWERS = {
     **dict.fromkeys(("nodules", "scars"), _spots),
-    **dict.fromkeys(("effusion", "raised_diaphragm", "pleural_thickening", "cardiomegaly", "mediastinal_fat"), _block),
+    **dict.fromkeys(("effusion", "raised_diaphragm", "pleural_thickening", "cardiomegaly", "mediastinal_mass"), _block),
     "consolidation": _consolidation,
     "device": _device,
     "scoliosis": _nothing,
