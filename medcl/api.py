@@ -30,8 +30,8 @@ from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch,
 from medcl.views.batched import ViewMaker
 
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
-# What may change between two starts of one run: none of it touches what is learned.
 SPEED = ("items_per_s", "waiting_share", "gpu_memory_gib")
+# What may change between two starts of one run: none of it touches what is learned.
 FREE = ("workers", "pieces", "checkpoint_every", "log_every", "probe_every", "time_limit_s", "on_collapse")
 
 
@@ -85,8 +85,7 @@ def evaluate(path: Path | str, overrides: Overrides = (), *, out: Path | str | N
 
     settings = load_study(path, overrides)
     folder = Path(out) if out else Path("runs") / Path(path).stem
-    result = run_study(settings, folder, progress=progress or Silent())
-    write_study_page(folder)
+    result = run_study(settings, folder, progress=progress or Silent(), before_card=write_study_page)
     return Study(folder, result.headline, [*result.lines, f"page: {folder / 'page.html'}"])
 
 

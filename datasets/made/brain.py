@@ -10,14 +10,17 @@ from .shapes import Grid, bent_grid, curve, distance_to_points, ellipsoid, insid
 
 
 def make_brain(seed: int, person: int, study: int, lesions: bool) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """(x, y, z) float32 in RAS order and its spacing in mm. `lesions`: dark balls in the white matter; without: dark bands of the same volume."""
+    """(x, y, z) float32 in RAS order and its spacing in mm.
+
+    `lesions`: dark balls in the white matter; without: dark bands of the same volume.
+    """
     body, frame = generator(seed, "brain body", person), generator(seed, "brain frame", person, study)
     spacing = (round(float(frame.uniform(3.4, 3.9)), 2), 3.5, 3.5)
     still = straight_grid((44, 56, 48), spacing)
     grid = bent_grid(still, generator(seed, "brain bend", person), shift_mm=3, bend_mm=4, turn_deg=5)
     image = _anatomy(grid, body)
     image = _spots(image, grid, generator(seed, "brain spots", person), lesions)
-    return _scan(image, grid, frame).transpose(2, 1, 0)[:, ::-1], spacing[::-1]
+    return _scan(image, grid, frame).transpose(2, 1, 0)[:, ::-1], (spacing[2], spacing[1], spacing[0])
 
 
 def _anatomy(grid: Grid, draw: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .chance import uid
 from .people import ADDRESS, INSTITUTION, Visit
@@ -69,7 +69,7 @@ def to_bytes(item: Dataset, implicit: bool = False) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = item.SOPClassUID, item.SOPInstanceUID
     meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    meta.ImplementationClassUID, meta.ImplementationVersionName = "2.25.20190107", "MADE_COHORT"
+    meta.ImplementationClassUID, meta.ImplementationVersionName = UID("2.25.20190107"), "MADE_COHORT"
     item.file_meta = meta
     target = io.BytesIO()
     item.save_as(target, enforce_file_format=True)

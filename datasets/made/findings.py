@@ -39,7 +39,10 @@ def label_table(seed: int, part: str, count: int, labels: tuple[str, ...] = LABE
 
 
 def chest_findings(seed: int, part: str, person: int, present: dict[str, bool]) -> tuple[Finding, ...]:
-    """The three amounts of a chest, each as the finding or as its look-alike. Sizes and sides come from draws that do not know the label."""
+    """The three amounts of a chest, each as the finding or as its look-alike.
+
+    Sizes and sides come from draws that do not know the label.
+    """
     draw = generator(seed, f"{part} amounts", person)
     size, count = round(float(draw.uniform(15, 26)), 1), int(draw.integers(12, 31))
     fluid_ml, heart_ml = round(float(draw.uniform(80, 330))), round(float(draw.uniform(110, 240)))

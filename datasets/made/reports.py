@@ -104,7 +104,8 @@ def write_report(findings: tuple[Finding, ...], draw: np.random.Generator, modal
     lines += _negatives({finding.kind for finding in findings}, draw)
     order = draw.permutation(len(lines))
     head, tail = _HEADINGS[int(draw.integers(len(_HEADINGS)))]
-    technique = f"{'CT of the chest' if modality == 'CT' else 'Chest X-ray, PA view'}. Clinical question: {_pick(('cough', 'dyspnoea', 'follow-up', 'fever', 'staging'), draw)}."
+    kind = "CT of the chest" if modality == "CT" else "Chest X-ray, PA view"
+    technique = f"{kind}. Clinical question: {_pick(('cough', 'dyspnoea', 'follow-up', 'fever', 'staging'), draw)}."
     gap = "\n" if draw.random() < 0.7 else " "
     body = [technique, f"{head} {' '.join(lines[k] for k in order)}", f"{tail} {_impression(findings, draw)}"]
     return gap.join([salutation, *body] if salutation else body)

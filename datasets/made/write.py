@@ -1,4 +1,4 @@
-"""Lays the whole cohort on disk as a hospital would hand it over; each patient is written alone, so any number of jobs gives the same bytes."""
+"""Lays the cohort on disk as a hospital would hand it over; each patient is written alone: the same bytes for any number of jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_cohort(out: Path, sizes: dict[str, int], seed: int, jobs: int) -> dict
     """Write every part and its tables under `out`. Returns where things are and how many there are."""
     tasks = [task for part, count in sizes.items() for task in _tasks(out, seed, part, count, sizes["ct"])]
     rows = [row for rows in _run(tasks, jobs) for row in rows]
-    made = {part: str(out / part) for part in sizes}
+    made: dict = {part: str(out / part) for part in sizes}
     for part in sizes:
         made |= _tables(out, part, [row for row in rows if row["part"] == part])
     (out / "canaries.txt").write_text("".join(f"{word}\n" for word in sorted({word for row in rows for word in row["canaries"]})))

@@ -180,7 +180,7 @@ _DRAWERS = {
 
 
 def _develop(density: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Blur, noise, and a tone curve that gives every picture a histogram drawn without looking at it, as vendors' processing nearly does."""
+    """Blur, noise, and a tone curve to a histogram drawn without looking at the picture, as vendors' processing nearly does."""
     density = gaussian_filter(density, draw.uniform(0.3, 0.7)) + draw.uniform(0.006, 0.015) * texture(draw, density.shape, 0.4)
     share, dark, bright = draw.uniform(0.25, 0.4), draw.uniform(0.18, 0.3), draw.uniform(0.62, 0.75)
     p = (np.arange(density.size) + 0.5) / density.size

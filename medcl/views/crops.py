@@ -38,8 +38,9 @@ class Crop(Step):
         return self
 
     def resolved(self, paired: bool) -> Crop:
-        """The same step with the one `keep` that is in force."""
-        return self.model_copy(update={"keep": self.keep_with_report if paired else self.keep, "keep_with_report": None})
+        """The same step with the one `keep` that is in force, for both; resolving it again changes nothing."""
+        keep = self.keep_with_report if paired else self.keep
+        return self.model_copy(update={"keep": keep, "keep_with_report": keep})
 
 
 @dataclass(frozen=True)

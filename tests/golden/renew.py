@@ -1,4 +1,7 @@
-"""Write the golden file of every shipped config anew; look at the diff before committing it."""
+"""Write the golden file of every shipped config anew; look at the diff before committing it.
+
+From the root: `PYTHONPATH=. python tests/golden/renew.py`
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_expands_to_its_golden_file(path: Path) -> None:
     settings = load_pretrain(path) if path in PRETRAIN else load_study(path)
     golden = GOLDEN / name_of(path)
-    assert golden.is_file(), f"new config: run `python tests/golden/renew.py` and commit {golden.name}"
+    assert golden.is_file(), f"new config: run `PYTHONPATH=. python tests/golden/renew.py` and commit {golden.name}"
     assert yaml.safe_load(to_yaml(settings)) == yaml.safe_load(golden.read_text()), (
         "a default changed: renew the golden files, look at the diff"
     )
