@@ -33,9 +33,10 @@ class TrainingConfig(Settings):
     """How long, how fast, how watched.
 
     world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory.
-    precision: bf16 runs networks under autocast; losses are float32 either way. workers: threads that make views. checkpoint_every,
-    log_every, probe_every: steps. time_limit_s: after it the run saves and stops with exit code 75. on_collapse: what the
-    collapse watch does.
+    precision: bf16 runs networks under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight
+    gradients of torch 2.13's bf16 3D convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views.
+    checkpoint_every, log_every, probe_every: steps. time_limit_s: after it the run saves and stops with exit code 75. on_collapse:
+    what the collapse watch does.
     """
 
     num_steps: int = Field(ge=1)
@@ -98,6 +99,8 @@ def train(
     if start.step == 0:
         saved(0, method)
     run = _Run(method, optimizer, config, place, Stepped(method), watchers)
+    if config.precision == "bf16" and not run.low_precision:
+        progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
     log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
     figures: dict[str, float] = {}
     with ExitStack() as stack:
@@ -139,6 +142,7 @@ class _Run:
         self.method, self.optimizer, self.config, self.place, self.watchers = method, optimizer, config, place, watchers
         self.engine = place.spread(stepped)
         self.loss, self.lr = 0.0, 0.0
+        self.low_precision = config.precision == "bf16" and place.device.type == "cuda"
         check_pieces(method, config.pieces, config.world_batch // place.world_size)
 
     def step(self, step: int, batch: Batch) -> Moment:
@@ -159,7 +163,7 @@ class _Run:
 
     def _backward(self, batch: Batch, progress: float) -> StepOutput:
         try:
-            with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.low_precision):
                 if self.config.pieces > 1:
                     return backward_in_pieces(self.engine, self.method, batch, self.config.pieces, progress)
                 output = self.engine(batch, progress)

@@ -12,6 +12,7 @@ import yaml
 from medcl.api import evaluate, pretrain
 from medcl.foundation.config import to_yaml
 from medcl.run_config import load_pretrain, load_study
+from medcl.views.policy import load_policy
 from tests.invariants.conftest import ROOT, MadeData
 
 PRETRAIN = sorted([*ROOT.glob("configs/pretrain/*.yaml"), ROOT / "datasets/made/ct_moco.yaml", ROOT / "datasets/made/xray_convirt.yaml"])
@@ -55,7 +56,7 @@ def test_a_config_opens_with_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", PRETRAIN, ids=name_of)
 def test_a_pretraining_runs_three_steps(path: Path, made: MadeData, tmp_path: Path) -> None:
     settings = load_pretrain(path)
-    modality = next(name for name in ("ct", "mr", "xray", "shape") if name in settings.views.policy)
+    modality = load_policy(settings.views.policy).modality
     size = [16, 16, 16] if settings.encoder.spatial_dims == 3 else [32, 32]
     changed = {
         "store": str(made.store[modality]),
@@ -95,7 +96,7 @@ def test_a_study_runs_with_fits_of_three_steps(path: Path, made: MadeData, tmp_p
         "finetune.batch": 4,
         "finetune.looks": 1,
         "finetune.learning_rates": [0.001],
-        "split.source": "seed",
+        "transductive": True,
     }
     if settings.task.name == "classification":
         changed["task.label"] = "effusion"

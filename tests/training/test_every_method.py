@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from medcl.foundation.errors import Stopped
+from medcl.foundation.progress import Silent
 from medcl.foundation.types import Batch
 from medcl.methods import Method
 from medcl.training import train
@@ -242,9 +243,20 @@ def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
 
 
 @every_method
-def test_bf16_keeps_losses_and_weights_in_float32(name: str) -> None:
-    method = made_method(name)
-    losses = _Losses()
-    train(method, made_batches(method), made_config(num_steps=3, precision="bf16"), watchers=[losses])
-    assert all(torch.isfinite(torch.tensor(losses.values)))
-    assert all(parameter.dtype == torch.float32 for parameter in method.parameters())
+def test_bf16_is_for_gpus_and_a_cpu_says_so(name: str) -> None:
+    """torch 2.13 on a CPU: weight gradients of bf16 3D convolutions over 2x2x2 voxels are not finite."""
+
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def say(self, message: str) -> None:
+            self.lines.append(message)
+
+    weights, heard = {}, Heard()
+    for precision in ("fp32", "bf16"):
+        method = made_method(name)
+        train(method, made_batches(method), made_config(num_steps=3, precision=precision), place=Place(torch.device("cpu")), progress=heard)
+        weights[precision] = method.state_dict()
+    assert all(torch.equal(weights["fp32"][key], weights["bf16"][key]) for key in weights["fp32"])
+    assert [line for line in heard.lines if "bf16" in line] == ["training.precision is bf16, which is for GPUs: computing in fp32 here"]
