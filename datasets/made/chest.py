@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from .chance import generator
 from .findings import Finding
@@ -40,6 +39,7 @@ class Body:
     bone_hu: float
     vessel: float
     grain: float
+    breath: float
 
 
 def draw_body(seed: int, person: int) -> Body:
@@ -58,6 +58,7 @@ def draw_body(seed: int, person: int) -> Body:
         bone_hu=draw.uniform(350, 750),
         vessel=draw.uniform(0.25, 0.6),
         grain=draw.uniform(15, 40),
+        breath=draw.uniform(1.0, 3.5),
     )
 
 
@@ -71,9 +72,10 @@ def make_chest(seed: int, person: int, study: int, findings: tuple[Finding, ...]
     pose = generator(seed, "chest bend", person)
     grid = bent_grid(still, pose, shift_mm=9, bend_mm=8, turn_deg=5)
     hu, lung, parts = _anatomy(grid, body, generator(seed, "chest tissue", person))
-    hu, mask = place(hu, lung, parts, grid, findings, generator(seed, "chest findings", person))
-    hu = _table(hu, still, frame)
-    return Chest(_scan(hu, frame), mask, spacing)
+    hu, mask = place(
+        _table(hu, still, frame), lung, parts, grid, findings, frame.uniform(0.35, 0.55), generator(seed, "chest findings", person)
+    )
+    return Chest(_noise(hu, frame), mask, spacing)
 
 
 def _anatomy(grid: Grid, body: Body, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -115,7 +117,7 @@ def _lungs(grid: Grid, body: Body, cavity: np.ndarray) -> tuple[np.ndarray, dict
     spine = cylinder(grid, (0, body.half_depth - body.fat - 22), (24, 24))
     distance = np.maximum.reduce([lobes, floor - grid.z, -heart - 2, -spine - 2])
     parts = {"wall": -cavity, "floor": grid.z - floor, "heart": heart, "middle": np.abs(grid.x), "depth": -distance}
-    return inside(distance), parts
+    return inside(distance, body.breath), parts
 
 
 def _middle(hu: np.ndarray, grid: Grid, body: Body, cavity: np.ndarray, fine: np.ndarray) -> np.ndarray:
@@ -147,9 +149,8 @@ def _table(hu: np.ndarray, grid: Grid, draw: np.random.Generator) -> np.ndarray:
     return mix(hu, plate * 0.6 * inside(200 - hu - 1100, 50), -100.0)
 
 
-def _scan(hu: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Blur of the scanner and noise that reconstruction has smoothed a little; whole HU."""
-    hu = gaussian_filter(hu, draw.uniform(0.35, 0.5), mode="nearest")
+def _noise(hu: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Noise that reconstruction has smoothed a little; whole HU."""
     level, smooth = draw.uniform(8, 26), draw.uniform(0.3, 0.7)
     hu = hu + level * texture(draw, hu.shape, smooth) + draw.normal(0, 3)
     return np.clip(np.round(hu), -1024, 2000).astype(np.int16)

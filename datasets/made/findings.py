@@ -44,7 +44,7 @@ def chest_findings(seed: int, part: str, person: int, present: dict[str, bool]) 
     Sizes and sides come from draws that do not know the label.
     """
     draw = generator(seed, f"{part} amounts", person)
-    size, count = round(float(draw.uniform(15, 26)), 1), int(draw.integers(12, 31))
+    size, count = round(float(draw.uniform(18, 28)), 1), int(draw.integers(20, 40))
     fluid_ml, heart_ml = round(float(draw.uniform(80, 330))), round(float(draw.uniform(110, 240)))
     side, spot_side, zone, form = str(draw.choice(SIDES)), str(draw.choice(SIDES)), str(draw.choice(ZONES)), float(draw.random())
     spots = Finding("nodules" if present["nodules"] else "scars", "bilateral", "", size, 0.0, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from .findings import Finding
 from .shapes import Grid, curve, distance_to_points
@@ -44,16 +45,29 @@ class _Canvas:
 
 
 def place(
-    hu: np.ndarray, lung: np.ndarray, parts: dict[str, np.ndarray], grid: Grid, findings: tuple[Finding, ...], draw: np.random.Generator
+    hu: np.ndarray,
+    lung: np.ndarray,
+    parts: dict[str, np.ndarray],
+    grid: Grid,
+    findings: tuple[Finding, ...],
+    blur_voxels: float,
+    draw: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the findings into the lungs. Returns HU and mask, both (z, y, x)."""
+    """Lay the findings into the lungs and blur as the scanner does. Returns HU and mask, both (z, y, x).
+
+    Balls and bands come after the blur, with soft edges of their own: a blur would take more from a thin band than from a ball.
+    """
     canvas = _Canvas(hu, lung, grid)
     near = {name: values.ravel()[canvas.index] for name, values in parts.items()}
-    for finding in sorted(findings, key=lambda f: f.volume_ml == 0):
-        if finding.kind in ("nodules", "scars"):
-            _many(canvas, near, grid, finding, draw)
-        else:
+    many = ("nodules", "scars")
+    for finding in findings:
+        if finding.kind not in many:
             _block(canvas, near, grid, finding, draw)
+    canvas.hu = gaussian_filter(canvas.hu, blur_voxels, mode="nearest")
+    canvas.free &= canvas.hu.ravel()[canvas.index] < -550
+    for finding in findings:
+        if finding.kind in many:
+            _many(canvas, near, grid, finding, draw)
     return canvas.hu, canvas.mask
 
 
@@ -101,7 +115,7 @@ _RANKS = {"effusion": _fluid, "raised_diaphragm": _dome, "pleural_thickening": _
 
 def _many(canvas: _Canvas, near: dict[str, np.ndarray], grid: Grid, finding: Finding, draw: np.random.Generator) -> None:
     """Balls, or curved tubes made of as many voxels with the same weights; place, size and HU are drawn before the kind matters."""
-    value, aspect = draw.uniform(10, 50), draw.uniform(5.0, 8.0)
+    value, aspect = draw.uniform(10, 50), draw.uniform(6.0, 9.0)
     main = draw.normal(0, 1, 3)
     taken: list[np.ndarray] = []
     for _ in range(finding.count):
@@ -120,21 +134,20 @@ def _free_place(
 ) -> np.ndarray:
     """A centre well inside free lung, away from the others."""
     deep = np.flatnonzero(canvas.free & (near["depth"] > 0.45 * finding.size_mm))
-    best, best_gap = canvas.points[0], -1.0
-    for pick in draw.choice(deep if len(deep) else np.arange(len(canvas.points)), 6):
-        centre = canvas.points[pick] + draw.uniform(-2, 2, 3)
-        gap = min((float(np.linalg.norm(centre - other)) for other in taken), default=1e3)
-        if gap > best_gap:
-            best, best_gap = centre, gap
-    return best
+    picks = draw.choice(deep if len(deep) else np.arange(len(canvas.points)), 6)
+    centres = canvas.points[picks] + draw.uniform(-2, 2, (6, 3))
+    if not taken:
+        return centres[0]
+    gaps = np.linalg.norm(centres[:, None] - np.array(taken)[None], axis=2).min(axis=1)
+    return centres[int(np.argmax(gaps))]
 
 
 def _tube(centre: np.ndarray, radius: float, aspect: float, main: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """A curve so long that a tube of the ball's volume around it has length = aspect * diameter."""
     volume = 4 / 3 * np.pi * radius**3
     diameter = (4 * volume / (np.pi * aspect)) ** (1 / 3)
-    direction = main / np.linalg.norm(main) + draw.normal(0, 0.45, 3)
-    return curve(centre, direction, aspect * diameter, draw.uniform(0.1, 0.5), draw)
+    direction = main / np.linalg.norm(main) + draw.normal(0, 0.12, 3)
+    return curve(centre, direction, aspect * diameter, draw.uniform(0.05, 0.25), draw)
 
 
 def _ball_weights(radius: float, grid: Grid, draw: np.random.Generator) -> np.ndarray:
@@ -142,5 +155,5 @@ def _ball_weights(radius: float, grid: Grid, draw: np.random.Generator) -> np.nd
     reach = [int(np.ceil((radius + 6) / s)) for s in grid.spacing_mm]
     axes = [(np.arange(-n, n + 1) + draw.uniform(-0.5, 0.5)) * s for n, s in zip(reach, grid.spacing_mm, strict=True)]
     distance = np.sqrt(axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2).ravel()
-    weights = 1 / (1 + np.exp((distance - radius) / 1.2))
+    weights = 1 / (1 + np.exp((distance - radius) / 2.0))
     return np.sort(weights[weights > 0.05])[::-1]

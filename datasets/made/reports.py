@@ -87,7 +87,7 @@ _ABSENT = {
     "scoliosis": ("Normal alignment of the spine.", "The spine is straight."),
     "other": ("No pneumothorax.", "Bony thorax is unremarkable.", "No rib fracture.", "The trachea is central.", "Hila are unremarkable."),
 }
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+_NUMBERS = ("no", "one", "two", "three", "four")
 _DEGREES = {"small": "mild", "moderate": "moderate", "large": "marked"}
 _HEADINGS = (
     ("FINDINGS:", "IMPRESSION:"),
@@ -135,9 +135,7 @@ def _negatives(kinds: set[str], draw: np.random.Generator) -> list[str]:
 def _sentence(finding: Finding, draw: np.random.Generator) -> str:
     key = f"{finding.kind} {finding.form}" if finding.kind == "device" else finding.kind
     many = finding.count != 1
-    count = (
-        _NUMBERS[min(finding.count, 11)] if finding.count < 5 or draw.random() < 0.4 else _pick(("multiple", "several", "numerous"), draw)
-    )
+    count = _NUMBERS[finding.count] if finding.count < 5 else _pick(("multiple", "many", "numerous", "innumerable"), draw)
     words = {
         "count": count if many else "a single" if draw.random() < 0.5 else "one",
         "grade": finding.grade,

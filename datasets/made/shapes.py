@@ -101,10 +101,14 @@ def curve(centre: np.ndarray, direction: np.ndarray, length: float, bend: float,
     return centre + direction * (t * length / 2) + side * ((t * t - 1 / 3) * bend * length / 2)
 
 
-def distance_to_points(points: np.ndarray, knots: np.ndarray, reach_mm: float = 40.0) -> np.ndarray:
+def distance_to_points(points: np.ndarray, knots: np.ndarray, reach_mm: float = 26.0) -> np.ndarray:
     """(n,) distance from each point to the nearest knot; 1e3 and more for points further than `reach_mm` from all of them."""
     best = np.full(len(points), 1e6, dtype=np.float32)
-    near = np.flatnonzero(np.all((points > knots.min(0) - reach_mm) & (points < knots.max(0) + reach_mm), axis=1))
+    low, high = knots.min(0) - reach_mm, knots.max(0) + reach_mm
+    near = np.arange(len(points))
+    for axis in range(points.shape[1]):
+        values = points[near, axis]
+        near = near[(values > low[axis]) & (values < high[axis])]
     close, found = points[near], np.full(len(near), 1e6, dtype=np.float32)
     for knot in knots.astype(np.float32):
         delta = close - knot

@@ -54,8 +54,8 @@ def make_xray(seed: int, person: int, study: int, findings: tuple[Finding, ...],
 def _anatomy(seed: int, person: int, frame: np.random.Generator, spacing: float, side_px: int, bent: set[str]) -> _Film:
     draw = generator(seed, "xray body", person)
     axis = ((np.arange(side_px) - (side_px - 1) / 2) * spacing).astype(np.float32)
-    v, u = np.meshgrid(axis + frame.normal(0, 5), axis + frame.normal(0, 5), indexing="ij")
-    turn = np.deg2rad(np.clip(frame.normal(0, 2), -5, 5))
+    v, u = np.meshgrid(axis + frame.normal(0, 9), axis + frame.normal(0, 9), indexing="ij")
+    turn = np.deg2rad(np.clip(frame.normal(0, 2.5), -6, 6))
     u, v = u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)
     size = float(np.clip(draw.normal(1, 0.07), 0.85, 1.15))
     half = 148 * size * draw.uniform(0.94, 1.08) + 26 / (1 + np.exp((v + 105) / 12))
@@ -76,12 +76,12 @@ def _distances(u: np.ndarray, v: np.ndarray, size: float, draw: np.random.Genera
     width, lobes, floors = 55 * size * draw.uniform(0.94, 1.06), [], []
     for sign in (-1.0, 1.0):
         x = (u - sign * (width + 9)) / width
-        floor = 72 * size + draw.normal(0, 5) + sign * 4 - 22 * np.exp(-((x + 0.1 * sign) ** 2) / 0.45)
+        floor = 72 * size + draw.normal(0, 8) + sign * 4 - 22 * np.exp(-((x + 0.1 * sign) ** 2) / 0.45)
         shape = (np.abs(x) ** 2.4 + np.abs((v + 8) / (118 * size)) ** 2.4) ** (1 / 2.4)
         lobes.append(np.maximum((shape - 1) * width, v - floor))
         floors.append(floor)
     floor = np.where(u < 0, floors[0], floors[1])
-    heart_size = size * draw.uniform(0.9, 1.05)
+    heart_size = size * draw.uniform(0.9, 1.06)
     heart = (np.hypot((u - 26 * size) / (50 * heart_size), (v - 44 * size) / (46 * heart_size)) - 1) * 46
     wall = 2 * width + 9 - np.abs(u)
     return {"lung": np.minimum(*lobes), "floor": floor - v, "heart": heart, "wall": wall}
@@ -126,19 +126,22 @@ def _spots(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
 
 
 def _block(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
-    wobble, near, u, v = draw.uniform(0.85, 1.2, 2), film.near, film.u, film.v
+    near, u, v = film.near, film.u, film.v
+    tilt, at = draw.uniform(-0.25, 0.25), draw.uniform((0, -1), (55, 1))
+    seat = int(np.argmin(near["heart"]))
+    angle = draw.uniform(-0.9 * np.pi, 0.1 * np.pi)
     ranks = {
-        "effusion": -v - 0.012 * wobble[0] * (np.abs(u) - 60).clip(0) ** 2,
-        "raised_diaphragm": near["floor"] + 0.012 * wobble[0] * (np.abs(u) - 62) ** 2,
-        "pleural_thickening": near["wall"] * 2.5 + 0.5 * wobble[1] * (v + 40).clip(0) + 0.2 * np.abs(v + 50),
+        "effusion": -v + tilt * u - 0.012 * (np.abs(u) - 60).clip(0) ** 2,
+        "raised_diaphragm": near["floor"] + 0.014 * (np.abs(u) - 62 - 14 * at[1]) ** 2,
+        "pleural_thickening": near["wall"] * 2.2 + 0.6 * np.abs(v - at[0]),
         "cardiomegaly": near["heart"],
-        "mediastinal_mass": np.abs(u) + 0.35 * np.abs(v + 45 * wobble[0]),
+        "mediastinal_mass": np.hypot(u - u.flat[seat] - 44 * np.cos(angle), v - v.flat[seat] - 38 * np.sin(angle)),
     }
     heart = finding.kind in ("cardiomegaly", "mediastinal_mass")
     rank = ranks[finding.kind]
     if finding.side:
         rank = rank + np.where(u * SIDE_SIGN[finding.side] > 0, 0, 1e4)
-    film.fill(rank, finding.volume_ml * (11.0 if heart else 15.0), 0.75 if heart else 0.8)
+    film.fill(rank, finding.volume_ml * (14.0 if heart else 17.0), 0.75 if heart else 0.8)
 
 
 def _consolidation(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
