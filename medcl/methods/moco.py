@@ -14,7 +14,7 @@ from medcl.encoders.heads import ProjectionHead
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
-from medcl.methods.parts import KeyQueue, Teacher, different_patients, unit
+from medcl.methods.parts import KeyQueue, Teacher, different_patients, standardised, unit
 from medcl.monitoring.collapse import alignment
 from medcl.objectives.info_nce import info_nce
 
@@ -38,33 +38,40 @@ class MoCoConfig(Settings):
 
 
 class MoCo(Method):
-    """`q = g(f(x_1))`, `k = teacher(x_2)`, InfoNCE of q against k and the queue (eq. 1), teacher by momentum (eq. 2)."""
+    """`q = g(f(x_1))`, `k = teacher(x_2)`, InfoNCE of q against k and the queue (eq. 1), teacher by momentum (eq. 2).
+
+    Where the authors' code has BatchNorm in the network and shuffles items over the GPUs to hide its leak, the backbone
+    here looks at one item alone, and queries and keys are standardised over the world batch before they are compared.
+    Without that, untrained embeddings share one direction, the query drifts from its slow teacher and nothing is
+    learned (reports/README.md has the runs). The batch's other keys are negatives too, as in MoCo v3 (Chen et al. 2021,
+    https://arxiv.org/abs/2104.02057): they share the positive's statistics, so that these tell nothing, and the first
+    steps have negatives while the queue is empty.
+    """
 
     def __init__(self, config: MoCoConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
         self.backbone = encoder
-        self.head = ProjectionHead(encoder.dim, config.projection_dim)
+        self.head = ProjectionHead(encoder.dim, config.projection_dim, bias=False)
         self.teacher = Teacher(self.backbone, self.head, config.momentum)
         self.queue = KeyQueue(config.queue_size, config.projection_dim)
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
-        """Queries of the first view, keys of the second, the items' patients. No shuffling: no norm looks across items."""
-        query = unit(self.head(self.backbone(batch.views[0]).pooled))
-        key = unit(self.teacher(batch.views[1]))
-        return query, key, batch.patient
+        """Projections of the first view, the teacher's of the second, the items' patients."""
+        return self.head(self.backbone(batch.views[0]).pooled), self.teacher(batch.views[1]), batch.patient
 
     def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
-        """InfoNCE: one positive, the own key; negatives are the queue's keys of other patients."""
-        query, key, patient = embeddings
+        """InfoNCE: one positive, the own key; negatives are the batch's and the queue's keys of other patients."""
+        projected, target, patient = embeddings
+        query, key = unit(standardised(projected)), unit(standardised(target))
         own = torch.eye(len(query), dtype=torch.bool, device=query.device)
-        negative = different_patients(patient, self.queue.patients) & self.queue.valid()
+        queued = different_patients(patient, self.queue.patients) & self.queue.valid()
         loss = info_nce(
             query,
             torch.cat([key, self.queue.keys]),
-            torch.cat([own, torch.zeros_like(negative)], dim=1),
+            torch.cat([own, torch.zeros_like(queued)], dim=1),
             temperature=self.config.temperature,
-            valid=torch.cat([own, negative], dim=1),
+            valid=torch.cat([own | different_patients(patient, patient), queued], dim=1),
         )
         scalars = {"alignment": alignment(query, key), "queue_filled": self.queue.valid().float().mean()}
         return StepOutput(loss, query.detach(), scalars, carry=(key, patient))

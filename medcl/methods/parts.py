@@ -17,6 +17,20 @@ def unit(embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     return F.normalize(embeddings.float(), dim=1)
 
 
+def standardised(embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Each dimension with mean 0 and variance 1 over the rows, in float32: BatchNorm without its scale and shift.
+
+    Ioffe & Szegedy 2015, Algorithm 1. For `compare`, where the rows are the whole world batch: the same numbers for any
+    number of processes or pieces. A dimension that varies by less than a thousandth of its size says nothing but
+    rounding and becomes 0, so that collapsed embeddings do not pass for spread ones.
+    """
+    rows = embeddings.float()
+    centred = rows - rows.mean(dim=0)
+    deviation = centred.square().mean(dim=0).sqrt()
+    speaks = deviation > 1e-3 * rows.detach().square().mean(dim=0).sqrt()
+    return torch.where(speaks, centred / torch.where(speaks, deviation, 1.0), 0.0)
+
+
 def different_patients(left: Int64[Tensor, " n"], right: Int64[Tensor, " m"]) -> Bool[Tensor, "n m"]:
     """Which pairs may be negatives: another scan of the same patient is neither positive nor negative."""
     return left[:, None] != right[None, :]

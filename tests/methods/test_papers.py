@@ -50,18 +50,30 @@ def test_simclr_is_nt_xent() -> None:
     assert float(output.loss) == pytest.approx(sum(losses) / 10, rel=1e-5)
 
 
+def _standard_rows(rows: Tensor) -> Tensor:
+    """Columns with mean 0 and variance 1, then rows of length 1, number by number."""
+    columns = []
+    for column in rows.T.tolist():
+        mean = sum(column) / len(column)
+        variance = sum((value - mean) ** 2 for value in column) / len(column)
+        columns.append([(value - mean) / math.sqrt(variance) for value in column])
+    return torch.tensor([[value / math.hypot(*row) for value in row] for row in zip(*columns, strict=True)])
+
+
 def test_moco_is_its_equations() -> None:
-    """He et al. 2020, eq. 1 (query against its key and the queue) and eq. 2 (momentum)."""
+    """He et al. 2020, eq. 1 (query against its key, the batch's other keys and the queue) and eq. 2 (momentum)."""
     method = _build(MoCoConfig(temperature=0.2, queue_size=6, momentum=0.9, projection_dim=8))
     assert isinstance(method, MoCo)
     queued = _rows(4, 8, 2)
     method.queue.push(queued, torch.arange(100, 104))
-    query, key = _rows(3, 8, 0), _rows(3, 8, 1)
+    projected, target = 5 + 3 * _rows(3, 8, 0), 2 - 4 * _rows(3, 8, 1)
+    query, key = _standard_rows(projected), _standard_rows(target)
     losses = []
     for i in range(3):
         own = _exp(query[i], key[i], 0.2)
-        losses.append(-math.log(own / (own + sum(_exp(query[i], old, 0.2) for old in queued))))
-    output = method.compare((query, key, torch.arange(3)), 0.0)
+        others = [key[j] for j in range(3) if j != i] + list(queued)
+        losses.append(-math.log(own / (own + sum(_exp(query[i], other, 0.2) for other in others))))
+    output = method.compare((projected, target, torch.arange(3)), 0.0)
     assert float(output.loss) == pytest.approx(sum(losses) / 3, rel=1e-5)
 
     before = [parameter.clone() for parameter in method.teacher.parameters()]
@@ -82,7 +94,7 @@ def test_moco_starts_with_an_empty_queue_and_an_equal_teacher() -> None:
     query, key, _ = method.encode(same, 0.0)
     torch.testing.assert_close(query, key)
     assert query.requires_grad and not key.requires_grad
-    assert float(method(batch, 0.0).loss.detach()) == 0.0
+    assert float(method(batch, 0.0).loss.detach()) > 0.0, "the batch's own keys are there before the queue is"
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
 
 
@@ -126,11 +138,11 @@ def test_moco_leaves_out_queued_keys_of_the_same_patient() -> None:
     method = _build(MoCoConfig(queue_size=6, projection_dim=8))
     assert isinstance(method, MoCo)
     method.queue.push(_rows(4, 8, 2), torch.tensor([7, 0, 8, 0]))
-    query, key = _rows(1, 8, 0), _rows(1, 8, 1)
-    before = method.compare((query, key, torch.tensor([0])), 0.0).loss
+    query, key = _rows(2, 8, 0), _rows(2, 8, 1)
+    before = method.compare((query, key, torch.tensor([0, 0])), 0.0).loss
     method.queue.keys[[1, 3]] = _rows(2, 8, 3)
-    assert torch.equal(method.compare((query, key, torch.tensor([0])), 0.0).loss, before)
-    assert not torch.equal(method.compare((query, key, torch.tensor([7])), 0.0).loss, before)
+    assert torch.equal(method.compare((query, key, torch.tensor([0, 0])), 0.0).loss, before)
+    assert not torch.equal(method.compare((query, key, torch.tensor([7, 7])), 0.0).loss, before)
 
 
 def test_the_same_item_twice_in_a_batch_is_no_negative() -> None:

@@ -112,4 +112,5 @@ def final_bytes(folder: Path, step: int) -> bytes:
 if __name__ == "__main__":
     with joined() as place:
         torch.set_num_threads(1)
-        run(sys.argv[1], Path(sys.argv[2]), config=made_config(num_steps=int(sys.argv[3])), place=place)
+        name, folder, steps, optimizer = sys.argv[1:]
+        run(name, Path(folder), config=made_config(num_steps=int(steps), optimizer={"name": optimizer}), place=place)

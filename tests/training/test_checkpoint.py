@@ -110,8 +110,8 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     method, optimizer = _trained()
     with torch.no_grad():
-        method.head.out.bias[0] = float("nan")
-    with pytest.raises(UserError, match=r"after step 7: method.head.out.bias.*not finite.*learning_rate|optimizer.lr"):
+        method.head.hidden.bias[0] = float("nan")
+    with pytest.raises(UserError, match=r"after step 7: method.head.hidden.bias.*not finite.*learning_rate|optimizer.lr"):
         checkpoint.save(tmp_path, 7, method, optimizer)
     assert not list(tmp_path.iterdir())
 

@@ -21,6 +21,7 @@ from medcl.foundation.errors import Stopped
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Batch
 from medcl.methods import Method
+from medcl.methods.parts import standardised
 from medcl.training import train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.grad_cache import Stepped, backward_in_pieces
@@ -181,7 +182,7 @@ KILLED = [name if name == "moco" else pytest.param(name, marks=pytest.mark.slow)
 def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     steps = 60
     run(name, tmp_path / "whole", config=made_config(num_steps=steps))
-    command = [sys.executable, str(Path(__file__).with_name("small_runs.py")), name, str(tmp_path / "killed"), str(steps)]
+    command = [sys.executable, str(Path(__file__).with_name("small_runs.py")), name, str(tmp_path / "killed"), str(steps), "adamw"]
     process = subprocess.Popen(command)
     metrics = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -202,14 +203,15 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @every_method
 def test_two_processes_of_torchrun_learn_what_one_does(name: str, tmp_path: Path) -> None:
+    """With SGD: Adam would blow the rounding noise of a bias that the loss does not depend on up to whole steps."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
     program = [str(Path(__file__).with_name("small_runs.py")), name]
-    run(name, tmp_path / "one", config=made_config(num_steps=5))
-    subprocess.run([*torchrun, *program, str(tmp_path / "two"), "5"], check=True)
+    run(name, tmp_path / "one", config=made_config(num_steps=5, optimizer={"name": "sgd"}))
+    subprocess.run([*torchrun, *program, str(tmp_path / "two"), "5", "sgd"], check=True)
     one, two = (load_file(tmp_path / which / "checkpoints" / "step-5" / TENSORS) for which in ("one", "two"))
     for key, value in one.items():
         if key.startswith("method."):
-            torch.testing.assert_close(two[key], value, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
 
 
 class _Losses:
@@ -238,6 +240,7 @@ def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
     method.eval()
     with torch.no_grad():
         left, right = method.encode(batches.at(1000), 1.0)[:2]
+        left, right = standardised(left), standardised(right)  # as MoCo compares them; for the others only a shift
     hits = (left @ right.T).argmax(dim=1) == torch.arange(8)
     assert int(hits.sum()) >= 7
 
