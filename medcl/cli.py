@@ -26,6 +26,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but erro
 Sources = Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, files or globs: DICOM, NIfTI, PNG/JPEG, MedMNIST .npz.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the YAML before it is checked.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many processes work side by side.")]
+Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, whose workers do it.")]
 Settings = Annotated[Path | None, typer.Option(metavar="YAML", help="Settings of ingest, where the defaults do not fit.")]
 Target = Literal["backbone", "onnx", "monai", "nnunet", "huggingface"]
 
@@ -65,16 +66,19 @@ def ingest(
     labels: Annotated[Path | None, typer.Option(metavar="CSV", help="Labels, one row per file, study or patient.")] = None,
     settings: Settings = None,
     jobs: Jobs = 1,
+    dask: Dask = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read raw scans into a manifest without identifiers, and list what became of every file."""
     with Conversation("ingest", as_json, quiet) as talk:
         from medcl.ingest.run import ingest as ingest_scans
+        from medcl.store.recipe import BUILT_IN
 
         chosen = _ingest_settings(settings)
-        summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, progress=talk.progress)
-        recipe = next(iter(summary.modalities), "ct")
+        summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress)
+        fitting = [modality for modality in summary.modalities if modality in BUILT_IN]
+        recipe = fitting[0] if fitting else "|".join([*BUILT_IN, "FILE.yaml"])
         talk.done(summary.lines, summary.counts, next=f"medcl prepare {out} --out {out}/store --recipe {recipe}")
 
 
@@ -101,6 +105,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="The STORE folder to make.")],
     recipe: Annotated[str | None, typer.Option(help="ct, mr, xray, shape or a YAML file; without it, the modality's own.")] = None,
     jobs: Jobs = 1,
+    dask: Dask = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take: disk, memory, time.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -110,7 +115,7 @@ def prepare(
         from medcl.store.prepare import prepare as prepare_store
 
         chosen = _recipe(data, recipe)
-        summary = prepare_store(data, out, chosen, jobs=jobs, progress=talk.progress, dry_run=dry_run)
+        summary = prepare_store(data, out, chosen, jobs=jobs, dask=dask, progress=talk.progress, dry_run=dry_run)
         follow = f"medcl preview {out} --out {out}-preview"
         lines = [f"{summary.volumes} volumes of {summary.patients} patients, {summary.masks} masks, recipe {chosen.name}: {out}"]
         lines += [f"{number} refused: {code}; see {out}/ledger.parquet" for code, number in summary.refused.items()]

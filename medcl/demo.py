@@ -20,7 +20,7 @@ from medcl.store.prepare import prepare
 from medcl.store.recipe import load_recipe
 from medcl.views.audit import preview_store
 
-PATIENTS, XRAY_PATIENTS = 320, 320
+PATIENTS, XRAY_PATIENTS = 600, 480
 MINUTES = 10
 
 
@@ -50,8 +50,8 @@ def demo(out: Path | str, minutes: float = MINUTES, progress: Progress | None = 
         steps.say(f"{name}: ingest, prepare, preview")
         _ingest_and_prepare(cohort, out / name, name, str(recipe), progress)
     share = minutes / MINUTES
-    steps.say("pretraining on CT without labels: SimCLR")
-    ct = _pretrain(settings / "ct_simclr.yaml", out, "ct", share, progress)
+    steps.say("pretraining on CT without labels: MoCo")
+    ct = _pretrain(settings / "ct_moco.yaml", out, "ct", share, progress)
     steps.say("pretraining on X-rays with their reports: ConVIRT")
     xray = _pretrain(settings / "xray_convirt.yaml", out, "xray", share, progress)
     steps.say("the study: how many labels does the CT backbone save?")

@@ -18,8 +18,7 @@ GIB = 1024**3
 EXTRAS = {
     "codecs": "compressed DICOM (JPEG, JPEG-LS, JPEG 2000)",
     "onnx": "medcl export --to onnx",
-    "bundle": "running and checking MONAI bundles with MONAI's command line",
-    "text": "pretrained text encoders",
+    "dask": "ingest and prepare on a cluster (--dask)",
 }
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from medcl.encoders import EncoderConfig
 from medcl.foundation import config
 from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
+from medcl.loading.texts import report_of_rows
 from medcl.methods import MethodConfig
 from medcl.store.volume_store import VolumeStore
 from medcl.training.loop import TrainingConfig
@@ -71,7 +73,7 @@ def rows_to_learn_from(settings: PretrainConfig, store: VolumeStore, needs_text:
             raise UserError(
                 f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV"
             )
-        use &= index["report_id"].isin(store.reports["report_id"])
+        use &= np.array([bool(text.strip()) for text in report_of_rows(index, store.reports)])
     rows = [int(row) for row in use.to_numpy().nonzero()[0]]
     if len(rows) < 2:
         raise UserError(f"{settings.store}: {len(rows)} scans to learn from with splits {list(settings.splits)}; at least 2 are needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,16 +34,23 @@ class Collection:
 
 
 def collect(
-    sources: Sequence[str | Path], tables: Sequence[Table], config: IngestConfig, jobs: int, progress: Progress, keep_voxels: bool = False
+    sources: Sequence[str | Path],
+    tables: Sequence[Table],
+    config: IngestConfig,
+    jobs: int,
+    progress: Progress,
+    *,
+    dask: str | None = None,
+    keep_voxels: bool = False,
 ) -> Collection:
     """Find, plan and read. The result does not depend on `jobs` nor on the order in which files are found.
 
-    jobs: number of reading processes, 0 for this one (needed to keep voxels). Raises UserError for a source that is
+    jobs: number of reading processes, 0 for this one (needed to keep voxels). dask: see Workers. Raises UserError for a source that is
     not there.
     """
-    found = survey(sources)
+    found = survey([os.path.abspath(source) for source in sources] if dask else sources)  # workers elsewhere start in other folders
     results: dict[int, UnitResult] = {}
-    with Workers(jobs, _CHILD_BYTES + 6 * config.budget_bytes) as workers:
+    with Workers(jobs, _CHILD_BYTES + 6 * config.budget_bytes, dask) as workers:
         planned = plan(found, tables, config, workers, progress)
         read = partial(read_unit, config=config, keep_voxels=keep_voxels)
         work = workers.work(read, planned.units, lambda unit: refused(unit, "decoder_died"))

@@ -76,11 +76,6 @@ class Summary:
         """The same for `--json`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "out"}
 
-    @property
-    def recipe(self) -> str:
-        """The recipe of the commonest modality."""
-        return next(iter(self.modalities), "ct")
-
 
 def ingest(
     sources: Sequence[str | Path] | str | Path,
@@ -90,13 +85,15 @@ def ingest(
     labels: str | Path | None = None,
     settings: IngestConfig | None = None,
     jobs: int = 1,
+    dask: str | None = None,
     progress: Progress | None = None,
     key: bytes | None = None,
 ) -> Summary:
     """Read every file of the sources and write manifest, ledger, reports, labels, private/ and last the card to `out`.
 
     jobs: reading processes; 0 reads in this very process (quicker for a few files, but a file that crashes a codec takes
-    the process with it). key: the hash key; by default that of `out`, or a fresh one.
+    the process with it). dask: address of a Dask scheduler whose workers read instead (they must see the sources under the
+    same paths). key: the hash key; by default that of `out`, or a fresh one.
     Raises UserError for what was given wrongly, DataError (exit 3) where nothing was usable.
     """
     config, progress, out = settings or IngestConfig(), progress or Silent(), Path(out)
@@ -105,7 +102,7 @@ def ingest(
     label_table = read_csv(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
     names = label_columns(label_table, config.label_columns) if label_table else ()
     extras = _Extras(report_table, label_table, names)
-    whole = collect(sources, extras.tables, config, jobs, progress)
+    whole = collect(sources, extras.tables, config, jobs, progress, dask=dask)
     if not whole.scans:
         raise nothing_usable(whole)
     private = make_private(out)

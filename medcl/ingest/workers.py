@@ -8,9 +8,11 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from medcl.foundation.cluster import Cluster
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,13 +25,15 @@ class Workers:
     """`jobs` reading processes, started when first needed; 0: everything happens in this very process.
 
     most_bytes: address space of each child, 0 for no limit: a file that wants more fails there and not here.
+    dask: address of a Dask scheduler whose workers read instead; their own limits on memory and time hold there.
     Use as a context manager. Children come from a fork server that has the readers imported already.
     """
 
-    def __init__(self, jobs: int, most_bytes: int = 0) -> None:
+    def __init__(self, jobs: int, most_bytes: int = 0, dask: str | None = None) -> None:
         self.jobs = jobs
         self.most_bytes = most_bytes
-        self._pool: ProcessPoolExecutor | None = None
+        self.dask = dask
+        self._pool: ProcessPoolExecutor | Cluster | None = None
 
     def __enter__(self) -> Workers:
         return self
@@ -45,13 +49,13 @@ class Workers:
         Where a child dies, the tasks that were under way are tried again one by one, and one that kills its child again
         gives `when_dead(task)`.
         """
-        if self.jobs == 0:
+        if self.jobs == 0 and self.dask is None:
             yield from ((index, function(task)) for index, task in enumerate(tasks))
             return
         waiting = deque(range(len(tasks)))
         while waiting:
             suspects: list[int] = []
-            yield from self._until_one_dies(function, tasks, waiting, self.jobs * TASKS_IN_FLIGHT, suspects)
+            yield from self._until_one_dies(function, tasks, waiting, TASKS_IN_FLIGHT * self._side_by_side(), suspects)
             for index in suspects:
                 dead: list[int] = []
                 yield from self._until_one_dies(function, tasks, deque([index]), 1, dead)
@@ -64,20 +68,26 @@ class Workers:
         """Work through `waiting`. When a child dies, put what was under way into `suspects` and stop."""
         running: dict[Future[Result], int] = {}
         pool = self._open()
+        ask = pool.submit if isinstance(pool, Cluster) else partial(pool.submit, _timed)
         try:
             while waiting or running:
                 while waiting and len(running) < in_flight:
-                    running[pool.submit(_timed, function, tasks[waiting[0]])] = waiting[0]
+                    running[ask(function, tasks[waiting[0]])] = waiting[0]
                     waiting.popleft()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()
                     yield running.pop(future), result
-        except BrokenProcessPool:
+        except BrokenExecutor:
             suspects.extend(sorted(running.values()))
             self._close()
 
-    def _open(self) -> ProcessPoolExecutor:
-        if self._pool is None:
+    def _side_by_side(self) -> int:
+        return self.jobs if self.dask is None else cast(Cluster, self._open()).size
+
+    def _open(self) -> ProcessPoolExecutor | Cluster:
+        if self._pool is None and self.dask is not None:
+            self._pool = Cluster(self.dask)
+        elif self._pool is None:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
             self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.most_bytes,))

@@ -13,7 +13,7 @@ from medcl.encoders.text_transformer import TextTransformerConfig
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Batch, StepOutput, Text
 from medcl.methods.method import Method
-from medcl.methods.parts import different_patients, unit
+from medcl.methods.parts import RunningMoments, different_patients, standardised, unit
 from medcl.monitoring.collapse import alignment
 from medcl.objectives.info_nce import info_nce
 
@@ -33,7 +33,12 @@ class ConVIRTConfig(Settings):
 
 
 class ConVIRT(Method):
-    """`v = g_v(f_v(x))`, `u = g_u(f_u(t))`, and `lambda l(v->u) + (1 - lambda) l(u->v)` (eq. 2 to 4)."""
+    """`v = g_v(f_v(x))`, `u = g_u(f_u(t))`, and `lambda l(v->u) + (1 - lambda) l(u->v)` (eq. 2 to 4).
+
+    The paper starts from ImageNet and clinical BERT. From scratch, each side's embeddings share one direction and the
+    loss is lowest, at first, where they do not differ at all (reports/README.md): v and u are standardised over the world
+    batch before they are compared, and by their running moments when an image or a text comes alone.
+    """
 
     num_views = 1
     uses_text = True
@@ -43,30 +48,39 @@ class ConVIRT(Method):
         self.config = config
         self.backbone = encoder
         self.text = config.text.build()
-        self.image_head = ProjectionHead(encoder.dim, config.projection_dim)
-        self.text_head = ProjectionHead(self.text.dim, config.projection_dim)
+        self.image_head = ProjectionHead(encoder.dim, config.projection_dim, bias=False)
+        self.text_head = ProjectionHead(self.text.dim, config.projection_dim, bias=False)
+        self.image_moments = RunningMoments(config.projection_dim)
+        self.text_moments = RunningMoments(config.projection_dim)
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
-        """v of the image, u of the sentence, the items and their patients."""
+        """Projections of the image and of the sentence, the items and their patients."""
         if batch.text is None:
             raise ValueError("ConVIRT needs Batch.text: one tokenised sentence for each image")
-        return self.encode_image(batch.views[0]), self.encode_text(batch.text), batch.item, batch.patient
+        return self.image_head(self.backbone(batch.views[0]).pooled), self.text_head(self.text(batch.text)), batch.item, batch.patient
 
     def encode_text(self, text: Text) -> Tensor:
-        """u, unit length: what retrieval compares with the images' v."""
-        return unit(self.text_head(self.text(text)))
+        """u, unit length, by the running moments: what retrieval compares with the images' v."""
+        return unit(self.text_moments(self.text_head(self.text(text))))
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """v, unit length."""
-        return unit(self.image_head(self.backbone(image).pooled))
+        """v, unit length, by the running moments."""
+        return unit(self.image_moments(self.image_head(self.backbone(image).pooled)))
 
     def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
         """InfoNCE both ways; the positive of an image is the sentence drawn for it."""
-        image, text, item, patient = embeddings
+        seen, told, item, patient = embeddings
+        image, text = unit(standardised(seen)), unit(standardised(told))
         positive = item[:, None] == item[None, :]
         valid = positive | different_patients(patient, patient)
         to_text = info_nce(image, text, positive, temperature=self.config.temperature, valid=valid)
         to_image = info_nce(text, image, positive, temperature=self.config.temperature, valid=valid)
         loss = self.config.image_weight * to_text + (1 - self.config.image_weight) * to_image
         scalars = {"alignment": alignment(image, text), "loss_image_to_text": to_text.detach(), "loss_text_to_image": to_image.detach()}
-        return StepOutput(loss, image.detach(), scalars)
+        return StepOutput(loss, image.detach(), scalars, carry=(seen.detach(), told.detach()))
+
+    def after_step(self, output: StepOutput, progress: float) -> None:
+        """The running moments follow."""
+        seen, told = output.carry
+        self.image_moments.follow(seen)
+        self.text_moments.follow(told)

@@ -25,10 +25,44 @@ def standardised(embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
     rounding and becomes 0, so that collapsed embeddings do not pass for spread ones.
     """
     rows = embeddings.float()
-    centred = rows - rows.mean(dim=0)
-    deviation = centred.square().mean(dim=0).sqrt()
-    speaks = deviation > 1e-3 * rows.detach().square().mean(dim=0).sqrt()
-    return torch.where(speaks, centred / torch.where(speaks, deviation, 1.0), 0.0)
+    mean = rows.mean(dim=0)
+    return _scaled(rows, mean, (rows - mean).square().mean(dim=0))
+
+
+def _scaled(rows: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    speaks = variance > 1e-6 * (variance + mean.square()).detach()
+    return torch.where(speaks, (rows - mean) / torch.where(speaks, variance, 1.0).sqrt(), 0.0)
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of embeddings over the steps, so that one embedding can be standardised by itself afterwards.
+
+    mean, variance: (dim,), exponential averages over the world batches, the last about `1 / (1 - momentum)` of them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, embeddings: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        """As `standardised`, with the moments kept."""
+        return _scaled(embeddings.float(), self.mean, self.variance)
+
+    @torch.no_grad()
+    def follow(self, embeddings: Float[Tensor, "n dim"]) -> None:
+        """Move towards the moments of a world batch; the first few batches count alike."""
+        rows = embeddings.float()
+        share = torch.clamp(1 / (self.count + 1.0), min=1 - self.momentum)
+        self.mean.lerp_(rows.mean(dim=0), share)
+        self.variance.lerp_(rows.var(dim=0, correction=0), share)
+        self.count += 1
 
 
 def different_patients(left: Int64[Tensor, " n"], right: Int64[Tensor, " m"]) -> Bool[Tensor, "n m"]:

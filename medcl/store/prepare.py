@@ -6,13 +6,15 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcl.foundation.cluster import Cluster
 from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
@@ -51,21 +53,42 @@ class Summary:
 
 
 def prepare(
-    data: Path | str, out: Path | str, recipe: Recipe, *, jobs: int = 1, progress: Progress | None = None, dry_run: bool = False
+    data: Path | str,
+    out: Path | str,
+    recipe: Recipe,
+    *,
+    jobs: int = 1,
+    dask: str | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
 ) -> Summary:
     """Prepare every volume of a DATA folder into a STORE folder.
 
-    A volume already written whole is not done again; a store already whole is left alone. A volume that cannot be
+    jobs: processes here. dask: address of a Dask scheduler whose workers do it instead (they must see both folders under the
+    same paths). A volume already written whole is not done again; a store already whole is left alone. A volume that cannot be
     prepared is listed in `ledger.parquet`. Raises UserError for a folder without a card, or an `out` made from other
     data or with another recipe; DataError where no volume was usable or a worker process died.
     """
     from medcl.ingest.data import open_data
 
     data, out = Path(data), Path(out)
-    return prepare_data(open_data(data), hash_of_folder(data), out, recipe, jobs=jobs, progress=progress or Silent(), dry_run=dry_run)
+    if dask:  # workers elsewhere start in other folders
+        data, out = data.absolute(), out.absolute()
+    opened, progress = open_data(data), progress or Silent()
+    return prepare_data(opened, hash_of_folder(data), out, recipe, jobs=jobs, dask=dask, progress=progress, dry_run=dry_run)
 
 
-def prepare_data(data: Any, data_hash: str, out: Path, recipe: Recipe, *, jobs: int, progress: Progress, dry_run: bool = False) -> Summary:
+def prepare_data(
+    data: Any,
+    data_hash: str,
+    out: Path,
+    recipe: Recipe,
+    *,
+    jobs: int,
+    progress: Progress,
+    dask: str | None = None,
+    dry_run: bool = False,
+) -> Summary:
     """`prepare` for an opened DATA folder (anything with its `manifest`, `volume`, `mask`, `labels`, `reports`)."""
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: expected 1 or more")
@@ -79,7 +102,7 @@ def prepare_data(data: Any, data_hash: str, out: Path, recipe: Recipe, *, jobs: 
     if (out / CARD).is_file():
         return _already_whole(out, made_from, progress)
     _begin(out, made_from)
-    _run(data, out, recipe, plan_tasks(data.manifest, recipe), jobs, progress)
+    _run(data, out, recipe, plan_tasks(data.manifest, recipe), jobs, dask, progress)
     summary = _finish(data, out, recipe, made_from)
     shutil.rmtree(out / _PARTS)
     (out / _BEGUN).unlink()
@@ -107,12 +130,12 @@ def _begin(out: Path, made_from: dict[str, str]) -> None:
     (out / _PARTS).mkdir(exist_ok=True)
 
 
-def _run(data: Any, out: Path, recipe: Recipe, tasks: list[Task], jobs: int, progress: Progress) -> None:
+def _run(data: Any, out: Path, recipe: Recipe, tasks: list[Task], jobs: int, dask: str | None, progress: Progress) -> None:
     open_tasks = [task for task in tasks if not _part(out, task.number).is_file()]
     counts = {task.number: len(task.rows) for task in tasks}
     total, done = sum(counts.values()), sum(counts.values()) - sum(len(task.rows) for task in open_tasks)
     context = work.Context(data, out, recipe)
-    finished = _in_turn(context, open_tasks) if jobs == 1 else _in_parallel(context, open_tasks, jobs)
+    finished = _in_turn(context, open_tasks) if jobs == 1 and dask is None else _in_parallel(context, open_tasks, jobs, dask)
     rows = (row for number, part in finished for row in _keep(out, number, part))
     for _ in progress.track(rows, total, "prepare", done=done):
         pass
@@ -132,26 +155,40 @@ def _in_turn(context: work.Context, tasks: list[Task]) -> Iterator[tuple[int, li
         yield task.number, work.do_task(context, task)
 
 
-def _in_parallel(context: work.Context, tasks: list[Task], jobs: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    spawn = multiprocessing.get_context("spawn")
+def _in_parallel(context: work.Context, tasks: list[Task], jobs: int, dask: str | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     waiting = iter(tasks)
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,)) as pool:
+    with _workers(context, jobs, dask) as (ask, size):
         running: set[Future] = set()
         try:
             while True:
-                while len(running) < 2 * jobs and (task := next(waiting, None)) is not None:
-                    running.add(pool.submit(work.do_task_in_worker, task))
+                while len(running) < 2 * size and (task := next(waiting, None)) is not None:
+                    running.add(ask(task))
                 if not running:
                     return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             raise DataError(
                 "a worker process died, most likely for want of memory; what is done is kept: run the same command with fewer --jobs"
             ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _workers(context: work.Context, jobs: int, dask: str | None) -> Iterator[tuple[Callable[[Task], Future], int]]:
+    """How to hand over a task, and how many are worked on side by side. The context travels once to each worker."""
+    pool: Executor
+    if dask is None:
+        spawn = multiprocessing.get_context("spawn")
+        pool, size = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,)), jobs
+        ask = partial(pool.submit, work.do_task_in_worker)
+    else:
+        pool = Cluster(dask)
+        ask, size = partial(pool.submit, work.do_numbered_task, pool.share(context)), pool.size
+    try:
+        yield ask, size
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> Summary:

@@ -48,9 +48,14 @@ def begin_worker(context: Context) -> None:
 
 
 def do_task_in_worker(task: Task) -> tuple[int, list[dict[str, Any]]]:
-    """`do_task` with the context this process was begun with, and the task's number."""
+    """`do_numbered_task` with the context this process was begun with."""
     assert _context is not None
-    return task.number, do_task(_context, task)
+    return do_numbered_task(_context, task)
+
+
+def do_numbered_task(context: Context, task: Task) -> tuple[int, list[dict[str, Any]]]:
+    """The task's number, and `do_task`."""
+    return task.number, do_task(context, task)
 
 
 def do_task(context: Context, task: Task) -> list[dict[str, Any]]:

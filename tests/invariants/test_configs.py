@@ -15,7 +15,7 @@ from medcl.run_config import load_pretrain, load_study
 from medcl.views.policy import load_policy
 from tests.invariants.conftest import ROOT, MadeData
 
-PRETRAIN = sorted([*ROOT.glob("configs/pretrain/*.yaml"), ROOT / "datasets/made/ct_simclr.yaml", ROOT / "datasets/made/xray_convirt.yaml"])
+PRETRAIN = sorted([*ROOT.glob("configs/pretrain/*.yaml"), ROOT / "datasets/made/ct_moco.yaml", ROOT / "datasets/made/xray_convirt.yaml"])
 STUDIES = sorted([*ROOT.glob("configs/evaluate/*.yaml"), *ROOT.glob("datasets/made/*_study.yaml")])
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -79,7 +79,7 @@ def test_a_study_runs_with_fits_of_three_steps(path: Path, made: MadeData, tmp_p
     segments = settings.task.name == "segmentation"
     flat = any(getattr(init, "spatial_dims", 3) == 2 for init in settings.inits.values()) or settings.task.name == "retrieval"
     modality = "xray" if flat else "ct"
-    base = ROOT / "datasets/made" / ("xray_convirt.yaml" if flat else "ct_simclr.yaml")
+    base = ROOT / "datasets/made" / ("xray_convirt.yaml" if flat else "ct_moco.yaml")
     shrunk = {
         "store": str(made.store[modality]),
         "training.num_steps": 3,

@@ -12,7 +12,7 @@ from torch import Tensor
 from medcl.encoders import ResNetConfig, TextTransformerConfig, build_seeded
 from medcl.foundation.types import Batch, Text
 from medcl.methods import ConVIRT, ConVIRTConfig, Method, MoCo, MoCoConfig, SimCLR, SimCLRConfig
-from medcl.methods.parts import KeyQueue
+from medcl.methods.parts import KeyQueue, RunningMoments, standardised
 
 
 def _encoder():
@@ -107,16 +107,27 @@ def test_moco_starts_from_given_weights_on_both_sides() -> None:
 
 
 def test_convirt_is_its_equations() -> None:
-    """Zhang et al. 2020, eq. 2 to 4."""
+    """Zhang et al. 2020, eq. 2 to 4, on standardised embeddings."""
     method = _build(ConVIRTConfig(text=TextTransformerConfig(vocab_size=300, length=8, width=16, layers=1, heads=2)))
-    image, text, items = _rows(4, 8, 0), _rows(4, 8, 1), torch.arange(4)
+    seen, told, items = _rows(4, 8, 0), _rows(4, 8, 1), torch.arange(4)
+    image, text = (torch.nn.functional.normalize((rows - rows.mean(0)) / rows.std(0, correction=0)) for rows in (seen, told))
     to_text, to_image = [], []
     for i in range(4):
         own = _exp(image[i], text[i], 0.1)
         to_text.append(-math.log(own / sum(_exp(image[i], text[k], 0.1) for k in range(4))))
         to_image.append(-math.log(own / sum(_exp(text[i], image[k], 0.1) for k in range(4))))
     wanted = sum(0.75 * a + 0.25 * b for a, b in zip(to_text, to_image, strict=True)) / 4
-    assert float(method.compare((image, text, items, items), 0.0).loss) == pytest.approx(wanted, rel=1e-5)
+    assert float(method.compare((seen, told, items, items), 0.0).loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_moments_that_run_standardise_one_by_one_as_a_batch_is() -> None:
+    rows = torch.cat([3 + 2 * torch.randn(256, 3, generator=torch.Generator().manual_seed(0)), torch.full((256, 1), 5.0)], dim=1)
+    moments = RunningMoments(4)
+    for part in rows.split(64):
+        moments.follow(part)
+    alone = torch.cat([moments(row[None]) for row in rows])
+    torch.testing.assert_close(alone, standardised(rows), rtol=0.05, atol=0.05)
+    assert not alone[:, 3].any(), "what does not vary says nothing"
 
 
 def test_convirt_names_what_it_misses() -> None:

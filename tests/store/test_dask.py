@@ -1,0 +1,63 @@
+"""A Dask cluster does what processes here do: the same bytes, and a worker that dies costs one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from medcl.foundation.cluster import Cluster
+from medcl.foundation.errors import UserError
+from medcl.ingest.run import ingest
+from medcl.ingest.workers import Workers
+from medcl.store.prepare import prepare
+from medcl.store.recipe import BUILT_IN
+from tests.ingest.scanner import phantom, series
+from tests.ingest.test_ingest_run import every_byte
+
+pytestmark = pytest.mark.xdist_group("dask")
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Two Dask workers in processes of their own."""
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    own = dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    with own, distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster.scheduler_address
+
+
+def test_ingest_and_prepare_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str) -> None:
+    for number in range(4):
+        series(tmp_path / "in" / str(number), phantom(4, seed=number), patient=f"P{number}", uid=f"2.25.{number}")
+    monkeypatch.chdir(tmp_path)  # the workers started elsewhere: relative paths must still be found
+    found = {}
+    for name, where in (("here", {"jobs": 2}), ("there", {"dask": scheduler})):
+        ingest("in", f"{name}/data", key=bytes(32), **where)
+        prepare(f"{name}/data", f"{name}/store", BUILT_IN["ct"], **where)
+        found[name] = every_byte(tmp_path / name / "data"), every_byte(tmp_path / name / "store")
+    assert found["here"] == found["there"]
+    assert len(found["here"][1]) > 4
+
+
+def kill_on_three(number: int) -> int:
+    """As a file that crashes a codec does."""
+    if number == 3:
+        os._exit(1)
+    return number * 10
+
+
+def test_a_worker_that_dies_costs_one_task(scheduler: str) -> None:
+    with Workers(1, dask=scheduler) as workers:
+        results = dict(workers.work(kill_on_three, list(range(5)), lambda task: -task))
+    assert results == {index: -3 if index == 3 else index * 10 for index in range(5)}
+
+
+def test_no_scheduler_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcl.foundation.cluster.SECONDS_TO_ANSWER", 1)
+    with pytest.raises(UserError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler with workers"):
+        Cluster("tcp://127.0.0.1:9")
