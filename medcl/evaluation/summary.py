@@ -169,7 +169,8 @@ def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> 
     reference = {"init": target_group[0], "mode": target_group[1], "fraction": target_group[2]}
     reference |= {"value": round(target.mean, 6), "low": round(low, 6), "high": round(high, 6), "above_chance": learned}
     shown = {init: by_mode for init, by_mode in savings.items() if init != plan.floor}
-    sentences = [*_sentences(reference, shown, target_group[2]), *_floor_sentences(plan, estimates, shown)]
+    first = _sentences(reference, shown, target_group[2]) if learned else _beyond_chance(plan, estimates, shown, reference)
+    sentences = [*first, *_floor_sentences(plan, estimates, shown)]
     content = {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "reference": reference}
     return {**content, "label_saving": savings}
 
@@ -208,9 +209,6 @@ def _content_of(saving: Saving, most: float, learned: bool) -> str | dict[str, A
 def _sentences(reference: Mapping[str, Any], savings: Mapping[str, Mapping[str, Any]], most: float) -> list[str]:
     """One per initialisation in plain words, the strongest first."""
     goal = f"{_start_words(reference)} reaches with {'all of them' if most == 1 else percent(most)}"
-    if not reference["above_chance"]:
-        start = _start_words(reference, capital=True)
-        return [f"{start} with {percent(most)} of the labels is no better than chance, so there is nothing to save labels on."]
     ranked = []
     for init, by_mode in savings.items():
         found = {mode: saving for mode, saving in by_mode.items() if isinstance(saving, dict)}
@@ -231,6 +229,23 @@ def _sentences(reference: Mapping[str, Any], savings: Mapping[str, Mapping[str, 
         else:
             ranked.append((9.0, f"{init} does not reach, with any fraction of the labels, what {goal}."))
     return [sentence for _, sentence in sorted(ranked, key=lambda item: item[0])] or [f"Only {reference['init']} was studied."]
+
+
+def _beyond_chance(
+    plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str], reference: Mapping[str, Any]
+) -> list[str]:
+    """Where the reference learned nothing there is nothing to save labels on: who is above its interval, with how few labels."""
+    scratch = f"{_start_words(reference, capital=True)} with {percent(reference['fraction'])} of the labels is no better than chance"
+    found = [f"{scratch}: {plan.metric.upper()} {reference['value']:.3f} [{reference['low']:.3f}\u2013{reference['high']:.3f}]."]
+    for init in inits:
+        for fraction, mode in sorted((fraction, mode) for own, mode, fraction in estimates if own == init):
+            value = estimates[init, mode, fraction][plan.metric]
+            low, high = value.interval(0.0, HIGHEST.get(plan.metric, 1.0))
+            if plan.metric not in LOWER_IS_BETTER and low > reference["high"]:
+                numbers = f"{value.mean:.3f} [{low:.3f}\u2013{high:.3f}]"
+                found.append(f"{init} has {numbers} with {percent(fraction)} of the labels ({MODE_WORDS[mode]}).")
+                break
+    return found
 
 
 def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str]) -> list[str]:

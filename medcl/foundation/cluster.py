@@ -32,7 +32,8 @@ class Cluster(Executor):
                 f"--dask {address}: no scheduler with workers answers there ({type(error).__name__}); see dask scheduler"
             ) from None
         self._executor = self._client.get_executor(pure=False)
-        self.size: int = sum(self._client.nthreads().values())
+        threads: Any = self._client.nthreads()
+        self.size: int = sum(threads.values())
 
     def share(self, thing: Any) -> Any:
         """Send something to every worker once; give the answer to `submit` in its place."""

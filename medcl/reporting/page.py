@@ -37,7 +37,7 @@ def write_study_page(folder: Path) -> Path:
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:
-    """One page from any number of RUN and STUDY folders: runs side by side, then each study.
+    """One page from any number of RUN and STUDY folders: each study, then the runs side by side.
 
     Raises UserError for a folder that is neither, or a study that is not whole.
     """

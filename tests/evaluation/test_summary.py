@@ -59,6 +59,21 @@ def test_without_signal_nothing_is_claimed(seed: int) -> None:
         assert not any(isinstance(saving, dict) and saving["claimed"] for saving in by_mode.values())
 
 
+def test_a_reference_that_learned_nothing_is_named_and_so_is_who_learned() -> None:
+    plan = made_plan(modes=("finetune",), fractions=(0.1, 1.0))
+    none, patients = made_fits(plan, signal=0.0)
+    some, _ = made_fits(plan)
+    fits = [weak if weak.key.init == "random" else strong for weak, strong in zip(none, some, strict=True)]
+    headline = summarise(plan, fits, patients).headline
+    assert headline["sentence"].startswith("Training from scratch with 100% of the labels is no better than chance: AUROC 0.")
+    assert any(
+        sentence.startswith("moco has 0.") and "with 10% of the labels (fine-tuning)" in sentence for sentence in headline["sentences"]
+    )
+    assert not any(
+        saving["claimed"] for by_mode in headline["label_saving"].values() for saving in by_mode.values() if isinstance(saving, dict)
+    )
+
+
 def test_not_reached_is_said_plainly() -> None:
     plan = made_plan(inits=("random", "moco"), modes=("finetune",))
     fits, patient = made_fits(plan)
