@@ -42,7 +42,7 @@ class Cluster(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `fn` on some worker."""
         answer: Future[Any] = Future()
-        self._executor.submit(fn, *args, **kwargs).add_done_callback(lambda there: _pass_on(there, answer))
+        self._executor.submit(_hold, fn, *args, **kwargs).add_done_callback(lambda there: _pass_on(there, answer))
         return answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -50,12 +50,24 @@ class Cluster(Executor):
         self._client.close()
 
 
+def _hold(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Exception | None]:
+    """A task that fails tells the caller alone: Dask would write the error, which may name a path, into its log."""
+    try:
+        return fn(*args, **kwargs), None
+    except Exception as error:
+        return None, error
+
+
 def _pass_on(there: Future[Any], answer: Future[Any]) -> None:
     from distributed import KilledWorker
 
     try:
-        answer.set_result(there.result())
+        result, error = there.result()
     except KilledWorker:
-        answer.set_exception(BrokenExecutor("a Dask worker died"))
-    except BaseException as error:  # whatever happened there is the caller's to handle here
+        result, error = None, BrokenExecutor("a Dask worker died")
+    except BaseException as lost:  # the connection, or the task was cancelled: the caller's to handle
+        result, error = None, lost
+    if error is None:
+        answer.set_result(result)
+    else:
         answer.set_exception(error)

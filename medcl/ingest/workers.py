@@ -25,7 +25,8 @@ class Workers:
     """`jobs` reading processes, started when first needed; 0: everything happens in this very process.
 
     most_bytes: address space of each child, 0 for no limit: a file that wants more fails there and not here.
-    dask: address of a Dask scheduler whose workers read instead; their own limits on memory and time hold there.
+    dask: address of a Dask scheduler whose workers read instead; their own limits on memory and time hold there,
+    and what a codec prints goes to their own logs.
     Use as a context manager. Children come from a fork server that has the readers imported already.
     """
 

@@ -57,6 +57,20 @@ def test_a_worker_that_dies_costs_one_task(scheduler: str) -> None:
     assert results == {index: -3 if index == 3 else index * 10 for index in range(5)}
 
 
+def fail(path: str) -> None:
+    """As a bug does."""
+    raise FileNotFoundError(path)
+
+
+def test_an_exception_comes_back_and_the_workers_logs_do_not_repeat_it(scheduler: str) -> None:
+    distributed = pytest.importorskip("distributed")
+    with Cluster(scheduler) as cluster, distributed.Client(scheduler) as client:
+        with pytest.raises(FileNotFoundError, match="DOE_JANE"):
+            cluster.submit(fail, "/export/DOE_JANE/1.dcm").result()
+        assert cluster.submit(len, "four").result() == 4
+        assert "DOE_JANE" not in str(client.get_worker_logs()) + str(client.get_scheduler_logs())
+
+
 def test_no_scheduler_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medcl.foundation.cluster.SECONDS_TO_ANSWER", 1)
     with pytest.raises(UserError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler with workers"):
