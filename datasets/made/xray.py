@@ -76,13 +76,14 @@ def _distances(u: np.ndarray, v: np.ndarray, size: float, draw: np.random.Genera
     width, lobes, floors = 55 * size * draw.uniform(0.94, 1.06), [], []
     for sign in (-1.0, 1.0):
         x = (u - sign * (width + 9)) / width
-        floor = 72 * size + draw.normal(0, 8) + sign * 4 - 22 * np.exp(-((x + 0.1 * sign) ** 2) / 0.45)
+        floor = 72 * size + draw.normal(0, 14) + sign * 4 - 22 * np.exp(-((x + 0.1 * sign) ** 2) / 0.45)
         shape = (np.abs(x) ** 2.4 + np.abs((v + 8) / (118 * size)) ** 2.4) ** (1 / 2.4)
         lobes.append(np.maximum((shape - 1) * width, v - floor))
         floors.append(floor)
     floor = np.where(u < 0, floors[0], floors[1])
-    heart_size = size * draw.uniform(0.9, 1.06)
-    heart = (np.hypot((u - 26 * size) / (50 * heart_size), (v - 44 * size) / (46 * heart_size)) - 1) * 46
+    across, along = size * draw.uniform(0.75, 1.15, 2)  # hearts differ more than the label changes them
+    centre = (26 * size + draw.uniform(-14, 14), 44 * size + draw.uniform(-12, 12))
+    heart = (np.hypot((u - centre[0]) / (50 * across), (v - centre[1]) / (46 * along)) - 1) * 46
     wall = 2 * width + 9 - np.abs(u)
     return {"lung": np.minimum(*lobes), "floor": floor - v, "heart": heart, "wall": wall}
 
@@ -129,13 +130,13 @@ def _block(film: _Film, finding: Finding, draw: np.random.Generator) -> None:
     near, u, v = film.near, film.u, film.v
     tilt, at = draw.uniform(-0.25, 0.25), draw.uniform((0, -1), (55, 1))
     seat = int(np.argmin(near["heart"]))
-    angle = draw.uniform(-0.9 * np.pi, 0.1 * np.pi)
+    angle, far = draw.uniform(-0.95 * np.pi, 0.15 * np.pi), draw.uniform(0.55, 1.0)
     ranks = {
         "effusion": -v + tilt * u - 0.012 * (np.abs(u) - 60).clip(0) ** 2,
         "raised_diaphragm": near["floor"] + 0.014 * (np.abs(u) - 62 - 14 * at[1]) ** 2,
         "pleural_thickening": near["wall"] * 2.2 + 0.6 * np.abs(v - at[0]),
         "cardiomegaly": near["heart"],
-        "mediastinal_mass": np.hypot(u - u.flat[seat] - 44 * np.cos(angle), v - v.flat[seat] - 38 * np.sin(angle)),
+        "mediastinal_mass": np.hypot(u - u.flat[seat] - 44 * far * np.cos(angle), v - v.flat[seat] - 38 * far * np.sin(angle)),
     }
     heart = finding.kind in ("cardiomegaly", "mediastinal_mass")
     rank = ranks[finding.kind]
