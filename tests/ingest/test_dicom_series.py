@@ -367,7 +367,7 @@ def test_units_of_ct_without_rescale_are_not_hounsfield(tmp_path: Path) -> None:
 
 def test_doubtful_hounsfield_values_are_flagged(tmp_path: Path) -> None:
     assert read_scans(series(tmp_path / "air", change=change_to(RescaleIntercept=0))).flags == [("air_missing",)]
-    assert read_scans(series(tmp_path / "twice", change=change_to(RescaleIntercept=-2048))).flags == [("below_air",)]
+    assert read_scans(series(tmp_path / "twice", change=change_to(RescaleIntercept=-2048))).flags == [("rescaled_twice",)]
 
 
 def test_pet_in_suv(tmp_path: Path) -> None:
