@@ -20,8 +20,9 @@ _NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
 _JPEG_BASELINE, _JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
-# Pillow is only trusted with 8-bit JPEG: for JPEG 2000 it gives other pixels in silence.
-_PLUGINS = ("gdcm", "pyjpegls", "pylibjpeg", "pydicom")
+# In this order: gdcm fills damaged RLE up in silence, and wide JPEG-LS kills it. Pillow is only trusted with 8-bit JPEG:
+# for JPEG 2000 it gives other pixels in silence.
+_PLUGINS = ("pydicom", "pyjpegls", "gdcm", "pylibjpeg")
 
 
 def stored_values(frame: Frame) -> np.ndarray:
