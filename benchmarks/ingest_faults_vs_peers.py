@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,16 @@ def with_dcm2niix(folder: Path) -> Volumes:
     with tempfile.TemporaryDirectory() as out:
         said = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "%s_%d", "-o", out, str(folder)]
         subprocess.run(said, check=True, capture_output=True, timeout=SECONDS)
-        # beside a tilted volume it writes a corrected one: the corrected one is what it advises to use
-        return _niftis(Path(out), without={path.name.replace("_Tilt", "") for path in Path(out).glob("*_Tilt*.nii")})
+        # beside a tilted volume it writes a corrected one, named _Tilt: that one is what it advises to use
+        return _niftis(Path(out), "*_Tilt*.nii") or _niftis(Path(out))
 
 
-def _niftis(folder: Path, without: set[str] | frozenset[str] = frozenset()) -> Volumes:
+def _niftis(folder: Path, names: str = "*.nii") -> Volumes:
     found = []
-    for path in sorted(folder.rglob("*.nii")):
+    for path in sorted(folder.rglob(names)):
         image: Any = nib.load(path)
         array = image.get_fdata()
-        if path.name not in without:
-            found += [(part, image.affine) for part in ([array] if array.ndim == 3 else np.moveaxis(array, -1, 0))]
+        found += [(part, image.affine) for part in ([array] if array.ndim == 3 else np.moveaxis(array, -1, 0))]
     return found
 
 
@@ -140,6 +140,7 @@ class Child:
             self._process = context.Process(target=_serve, args=(self.name, theirs), daemon=True)
             self._process.start()
             theirs.close()
+            self._pipe.recv()  # it has imported what it needs
         try:
             self._pipe.send(folder)
             if self._pipe.poll(SECONDS):
@@ -162,6 +163,9 @@ def _serve(name: str, pipe: Any) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    with tempfile.TemporaryDirectory() as empty, suppress(Exception):
+        READERS[name][0](Path(empty))
+    pipe.send("ready")
     while True:
         folder = pipe.recv()
         try:

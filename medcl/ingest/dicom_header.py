@@ -18,6 +18,7 @@ from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
 from medcl.ingest.ledger import Refused
 
 SMALL_FILE = 2**20
+_is_quiet = False
 _ITEM = b"\xfe\xff\x00\xe0"
 SMALLEST_SIDE, LARGEST_SIDE = 8, 16384
 _SOP_REASONS = {
@@ -129,17 +130,26 @@ class Frame:
 
 @contextmanager
 def quiet_pydicom():
-    """pydicom's warnings quote values of the header: nothing of them may reach a log. Its settings are put back."""
+    """pydicom's warnings quote values of the header: nothing of them may reach a log. Its settings are put back.
+
+    Within itself it costs nothing, so that a loop over files can hold it once.
+    """
+    global _is_quiet
+    if _is_quiet:
+        yield
+        return
     config: Any = pydicom_config
     before = config.settings.reading_validation_mode
     level = config.logger.level
     config.settings.reading_validation_mode = config.IGNORE
     config.logger.setLevel("CRITICAL")
+    _is_quiet = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        _is_quiet = False
         config.settings.reading_validation_mode = before
         config.logger.setLevel(level)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from contextlib import suppress
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 # keyword -> (tag, how its bytes are read). `text` and `number` are DICOM's character strings, `short` is US or SS.
 TAGS: dict[str, tuple[int, str]] = {
@@ -50,7 +50,8 @@ SEQUENCES: dict[str, int] = {
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
 PIXEL_TAGS = {0x7FE00010: "", 0x7FE00008: "float32", 0x7FE00009: "float64"}
-WANTED: list[Any] = [*(tag for tag, _ in TAGS.values()), *SEQUENCES.values()]
+WANTED: list[Any] = [Tag(tag) for tag in (*(tag for tag, _ in TAGS.values()), *SEQUENCES.values())]
+_PADDING = " \0\r\n\t"
 _CHARACTER_VRS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 
 
@@ -60,10 +61,9 @@ class Fields:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._elements: dict[int, Any] = {}
-        for tag in list(dataset.keys()):
-            # pydicom raises many kinds of error on a broken element; such a field reads as absent
-            with suppress(Exception):
-                self._elements[int(tag)] = dataset.get_item(tag)
+        # pydicom keeps elements as they were read until someone asks for them: nothing is parsed here
+        for element in dataset.values():
+            self._elements[int(element.tag)] = element
 
     def text(self, keyword: str) -> str:
         """The first value, stripped; empty where absent."""
@@ -72,24 +72,30 @@ class Fields:
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """All values, stripped."""
-        content = self._content(TAGS[keyword][0])
+        element = self._elements.get(TAGS[keyword][0])
+        if element is None:
+            return ()
+        content = element.value
         if isinstance(content, bytes):
-            decoded = _decoded(content)
-            return tuple(part.strip(" \0\r\n\t") for part in decoded.split("\\")) if decoded.strip(" \0") else ()
+            decoded = _decoded(content).strip(_PADDING)
+            return tuple([part.strip(_PADDING) for part in decoded.split("\\")]) if decoded else ()
         return () if content is None else tuple(str(part) for part in _listed(content))
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """All values as finite numbers; empty where one of them is not a number."""
-        kind = TAGS[keyword][1]
-        content = self._content(TAGS[keyword][0])
+        tag, kind = TAGS[keyword]
+        element = self._elements.get(tag)
+        if element is None:
+            return ()
+        content = element.value
         try:
             if isinstance(content, bytes):
-                found = self._parse(content, kind, TAGS[keyword][0])
+                found = _parse(element, content, kind)
             else:
                 found = () if content is None else tuple(float(part) for part in _listed(content))
         except (ValueError, TypeError, OverflowError):
             return ()
-        return found if all(math.isfinite(number) for number in found) else ()
+        return found if all(map(math.isfinite, found)) else ()
 
     def number(self, keyword: str, default: float | None = None) -> float | None:
         """The first value, `default` where absent or broken."""
@@ -119,23 +125,19 @@ class Fields:
         except Exception:  # pydicom raises many kinds on a broken value
             return None
 
-    def _content(self, tag: int) -> Any:
-        """Undecoded bytes where pydicom has not touched the element, else its value."""
-        element = self._elements.get(tag)
-        return None if element is None else element.value
 
-    def _parse(self, content: bytes, kind: str, tag: int) -> tuple[float, ...]:
-        element = self._elements[tag]
-        order = "little" if getattr(element, "is_little_endian", True) else "big"
-        vr = getattr(element, "VR", None)
-        if kind == "number" or (vr in _CHARACTER_VRS and kind != "number"):
-            words = _decoded(content).split("\\")
-            return tuple(float(word.strip(" \0")) for word in words if word.strip(" \0"))
-        if kind == "double":
-            count = len(content) // 8
-            return struct.unpack(f"{'<' if order == 'little' else '>'}{count}d", content[: count * 8])
-        signed = vr == "SS"
-        return tuple(float(int.from_bytes(content[at : at + 2], order, signed=signed)) for at in range(0, len(content) - 1, 2))  # type: ignore[arg-type]
+def _parse(element: Any, content: bytes, kind: str) -> tuple[float, ...]:
+    """The numbers in the undecoded bytes of an element."""
+    vr = getattr(element, "VR", None)
+    if kind == "number" or vr in _CHARACTER_VRS:
+        words = [word.strip(" \0") for word in _decoded(content).split("\\")]
+        return tuple([float(word) for word in words if word])
+    order: Any = "little" if getattr(element, "is_little_endian", True) else "big"
+    if kind == "double":
+        count = len(content) // 8
+        return struct.unpack(f"{'<' if order == 'little' else '>'}{count}d", content[: count * 8])
+    signed = vr == "SS"
+    return tuple([float(int.from_bytes(content[at : at + 2], order, signed=signed)) for at in range(0, len(content) - 1, 2)])
 
 
 def _decoded(content: bytes) -> str:

@@ -99,7 +99,7 @@ def judge(volumes: list[tuple[np.ndarray, np.ndarray]], known: list[Known], *, s
 
 def matches(array: np.ndarray, affine: np.ndarray, known: Known) -> bool:
     """Same values at the same places, whatever the order of axes."""
-    if array.ndim != 3:
+    if array.ndim != 3 or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         return False
     values, place = _canonical(array, affine)
     truth, true_place = _canonical(known.values.transpose(2, 1, 0), known.affine)
