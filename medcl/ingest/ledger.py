@@ -36,7 +36,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "derived": ("refused", "a derived image (reformat, projection, map); set keep_derived to use it"),
     "secondary_capture": ("refused", "a secondary capture: a screen shot may show names"),
     "burned_in_annotation": ("refused", "the header says that text is burned in; set keep_burned_in to use it"),
-    "mosaic": ("refused", "a Siemens mosaic: slices hidden in tiles"),
+    "mosaic": ("refused", "a Siemens mosaic whose private header does not say how its slices lie"),
     "colour": ("refused", "colour pixels where grey values were expected"),
     "unsupported_modality": ("refused", "a modality that medcl does not read"),
     # refused, DICOM: geometry
@@ -59,6 +59,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "bad_header": ("refused", "a header field that must be there is missing, not a number or absurd"),
     "rescale_slope_zero": ("refused", "a rescale slope of 0 would erase the image"),
     "rescale_invalid": ("refused", "a rescale slope or intercept that is not a finite number"),
+    "bits_stored": ("refused", "values go on above the bits that the header says are stored"),
     "no_transfer_syntax": ("refused", "compressed pixels and no transfer syntax"),
     "transfer_syntax": ("refused", "a transfer syntax that medcl does not decode (video, say)"),
     "codec_missing": ("refused", "needs a codec: pip install 'medcl[codecs]'"),

@@ -75,21 +75,28 @@ class Headers:
 
 def read_headers(task: HeaderTask) -> Headers:
     """Frames and fates of some DICOM files. Never raises."""
-    from medcl.ingest.dicom_frames import read_frames
+    from medcl.ingest.dicom_header import quiet_pydicom
 
     result = Headers()
-    for met in task.files:
-        try:
-            result.frames += read_frames(met.path, met.relative, task.config)
-        except Refused as refusal:
-            result.fates.append(Fate(met.path, refusal.reason, refusal.detail))
-            result.damaged |= {refusal.series} if refusal.series else set()
-        except PermissionError:
-            result.fates.append(Fate(met.path, "no_permission"))
-        except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
-            known = isinstance(error, OSError | RecursionError)
-            result.fates.append(Fate(met.path, "unreadable" if known else "internal", type(error).__name__))
+    with quiet_pydicom():
+        for met in task.files:
+            _read_header(met, task.config, result)
     return result
+
+
+def _read_header(met: Met, config: IngestConfig, result: Headers) -> None:
+    from medcl.ingest.dicom_frames import read_frames
+
+    try:
+        result.frames += read_frames(met.path, met.relative, config)
+    except Refused as refusal:
+        result.fates.append(Fate(met.path, refusal.reason, refusal.detail))
+        result.damaged |= {refusal.series} if refusal.series else set()
+    except PermissionError:
+        result.fates.append(Fate(met.path, "no_permission"))
+    except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
+        known = isinstance(error, OSError | RecursionError)
+        result.fates.append(Fate(met.path, "unreadable" if known else "internal", type(error).__name__))
 
 
 def _dead_headers(task: HeaderTask) -> Headers:

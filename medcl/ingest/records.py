@@ -11,12 +11,12 @@ from medcl.foundation import geometry
 from medcl.foundation.types import Volume
 from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.ledger import Fate
+from medcl.ingest.units import hu_doubts, sample
 
 MODALITIES = {
     "CT": "ct", "MR": "mr", "PT": "pet", "PET": "pet", "NM": "nm", "CR": "xray", "DX": "xray", "RG": "xray", "XR": "xray",
     "MG": "mammography", "US": "ultrasound", "IVUS": "ultrasound", "XA": "angiography", "RF": "fluoroscopy", "MRI": "mr",
 }  # fmt: skip
-VALUE_FLAGS_SAMPLE = 200_000
 
 
 def modality_name(text: str) -> str:
@@ -112,18 +112,12 @@ def describe(volume: Volume, identity: Identity, source: Source, facts: Facts) -
 
 
 def value_flags(volume: Volume) -> set[str]:
-    """Doubts that the values themselves raise, on at most 200,000 of them.
+    """Doubts that the values themselves raise, on at most about 200,000 of them.
 
-    `air_missing`: CT in HU without anything below -200. `below_air`: more than 1% under -1500 HU, as a double rescale
-    or padding leaves. `looks_like_labels`: at most 16 different whole numbers.
+    Those of `hu_doubts` for volumes in HU; `looks_like_labels`: at most 16 different whole numbers.
     """
-    step = max(1, volume.array.size // VALUE_FLAGS_SAMPLE)
-    values = np.ravel(volume.array, order="K")[::step]
-    flags = set()
-    if volume.units == "HU" and values.min() > -200:
-        flags.add("air_missing")
-    if volume.units == "HU" and float(np.mean(values < -1500)) > 0.01:
-        flags.add("below_air")
+    flags = set(hu_doubts(volume.array)) if volume.units == "HU" else set()
+    values = sample(volume.array)
     if volume.kind == "volume" and len(np.unique(values[:20_000])) <= 16 and len(np.unique(values)) <= 16:
         flags.add("looks_like_labels")
     return flags
