@@ -24,7 +24,7 @@ DICOM_GROUP, DICOM_PICTURE, NIFTI, MASK, PICTURE, NPZ = "dicom_group", "dicom_pi
 
 @dataclass(frozen=True)
 class Unit:
-    """What one process reads in one go: a group of DICOM frames, or one file of another kind."""
+    """What one process reads in one go: a group of DICOM frames, or one file (.hdr and .img: both) of another kind."""
 
     reader: str
     files: tuple[Met, ...]
@@ -93,7 +93,8 @@ def _mask(unit: Unit, config: IngestConfig) -> UnitResult:
 
     met = unit.files[0]
     volume = nifti.read_mask(met.path, config)
-    return UnitResult(Outcome(), Mask(met.path, met.relative, volume.array.shape, volume.affine, pixel_hash(volume)))
+    other = tuple(half.path for half in unit.files[1:])
+    return UnitResult(Outcome(), Mask(met.path, met.relative, volume.array.shape, volume.affine, pixel_hash(volume), other))
 
 
 def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
@@ -101,12 +102,12 @@ def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
         from medcl.ingest import dicom
 
         return dicom.read_group(list(unit.frames), config, unit.flags)
-    met = unit.files[0]
     outcome = Outcome()
     for scan in _reader_of(unit, config)():
         outcome.scans.append(scan if keep_voxels else scan.without_voxels())
     detail = f"{len(outcome.scans)} volumes" if len(outcome.scans) > 1 else ""
-    outcome.fates = [Fate(met.path, "ok", detail, volume=outcome.scans[0].identity.volume if outcome.scans else "")]
+    first = outcome.scans[0].identity.volume if outcome.scans else ""
+    outcome.fates = [Fate(one.path, "ok", detail, volume=first) for one in unit.files]
     return outcome
 
 
