@@ -14,12 +14,12 @@ SHAPE = (7, 8, 9)
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2.0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])
 # The same by quaternion: half a turn about z flips x and y, so y is flipped back by the third axis and qfac.
 PIXDIM = (1.5, 2.0, 3.0)
-_TYPES = {
+TYPES = {
     "u1": 2, "i2": 4, "i4": 8, "f4": 16, "c8": 32, "f8": 64, "rgb": 128, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280,
     "rgba": 2304,
 }  # fmt: skip
 # field -> (offset, format) in NIfTI-1 and NIfTI-2
-_FIELDS = {
+FIELDS = {
     "sizeof_hdr": ((0, "i"), (0, "i")), "dim": ((40, "8h"), (16, "8q")), "intent_code": ((68, "h"), (504, "i")),
     "datatype": ((70, "h"), (12, "h")), "bitpix": ((72, "h"), (14, "h")), "pixdim": ((76, "8f"), (104, "8d")),
     "vox_offset": ((108, "f"), (168, "q")), "scl_slope": ((112, "f"), (176, "d")), "scl_inter": ((116, "f"), (184, "d")),
@@ -40,13 +40,13 @@ def header(shape: tuple[int, ...], kind: str = "i2", version: int = 1, order: st
     size = 348 if version == 1 else 540
     bits = {"rgb": 24, "rgba": 32}.get(kind) or np.dtype(kind).itemsize * 8
     said: dict[str, object] = {
-        "sizeof_hdr": size, "dim": (len(shape), *shape, *[1] * (7 - len(shape))), "datatype": _TYPES[kind], "bitpix": bits,
+        "sizeof_hdr": size, "dim": (len(shape), *shape, *[1] * (7 - len(shape))), "datatype": TYPES[kind], "bitpix": bits,
         "pixdim": (1.0, *PIXDIM, 1.0, 1.0, 1.0, 1.0), "vox_offset": 0 if pair else size + 4, "scl_slope": 1.0, "scl_inter": 0.0,
         "xyzt_units": 2 | 8, "sform_code": 1, "srow": tuple(AFFINE[:3].ravel()),
     }  # fmt: skip
     content = bytearray(size)
     for name, value in (said | fields).items():
-        offset, form = _FIELDS[name][version - 1]
+        offset, form = FIELDS[name][version - 1]
         struct.pack_into(order + form, content, offset, *(value if isinstance(value, tuple) else (value,)))
     magic = b"ni%d\0" if pair else b"n+%d\0"
     content[344 if version == 1 else 4 : 348 if version == 1 else 8] = magic % version
