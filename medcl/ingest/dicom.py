@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation.types import Units, Volume
-from medcl.ingest.dicom_frames import PICTURE_MODALITIES, modality_of, read_frames
+from medcl.ingest.dicom_frames import PICTURE_MODALITIES, modality_of, read_frames, shows_phase
 from medcl.ingest.dicom_header import Frame
 from medcl.ingest.dicom_pixels import grey_values, real_values, stored_values
 from medcl.ingest.dicom_series import Stack, stacks
@@ -104,7 +104,8 @@ def _volume_scan(stack: Stack, config: IngestConfig, group_flags: tuple[str, ...
     first = stack.frames[0]
     names = sorted(f"{frame.header.instance or frame.header.relative}#{frame.number}" for frame in stack.frames)
     identity = _identity(stack.frames, hashlib.sha256("\n".join(names).encode()).hexdigest())
-    facts = _facts(first, stack.time_index, (*first.header.flags, *stack.flags, *flags, *group_flags))
+    phase = ("phase_image",) if shows_phase(first) else ()
+    facts = _facts(first, stack.time_index, (*first.header.flags, *stack.flags, *flags, *group_flags, *phase))
     if any(stack.shear_mm):
         facts.sequence["gantry_tilt_deg"] = round(tilt_degrees(stack), 3)
     return describe(volume, identity, _source(stack.frames, volume, config, stack.time_index), facts)
@@ -178,7 +179,8 @@ def _identity(frames: Iterable[Frame], volume: str) -> Identity:
     first = next(iter(frames))
     patient = first.header.patient
     who = patient.id or "/".join(filter(None, (patient.name, patient.birth_date))) or patient.study
-    stack = repr((patient.series, first.image_type, first.echo, first.b_value, first.stack, first.orientation, first.spacing))
+    turn = tuple(round(number, 2) + 0.0 for number in first.orientation)
+    stack = repr((patient.series, first.image_type, first.echo, first.b_value, first.stack, first.parameters, turn, first.spacing))
     series = patient.series or first.header.relative
     return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words)
 

@@ -31,36 +31,50 @@ _NUMBERS = {
     "echo_time_ms": "EchoTime", "inversion_time_ms": "InversionTime", "flip_angle_deg": "FlipAngle",
     "field_strength_t": "MagneticFieldStrength",
 }  # fmt: skip
+_TIMES = (
+    "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InversionTime", "FlipAngle", "AcquisitionTime", "ContentTime",
+)  # fmt: skip
+_COMPLEX_PARTS_GE = {1: "PHASE", 2: "REAL", 3: "IMAGINARY"}
+_PHASE_WORDS = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"}
 _PEOPLE = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "NameOfPhysiciansReadingStudy")
 
 
 def read_frames(path: str, relative: str, config: IngestConfig) -> list[Frame]:
     """The frames of one DICOM file, without their pixels. Raises Refused with the code of why it is not used."""
-    fields, pixels = open_header(path)
+    fields, pixels, is_cut = open_header(path)
     with quiet_pydicom():
         reason = why_not_an_image(fields)
         if reason:
             raise Refused(reason)
         if pixels is None:
-            raise Refused("no_pixel_data" if fields.text("SOPClassUID") else "unreadable")
+            raise _no_pixels(fields, is_cut)
         try:
             check_layout(pixels, config.budget_bytes)
             header = _header(path, relative, fields, pixels)
             _refuse_by_kind(header, config)
             if header.modality in PICTURE_MODALITIES:
                 return [_plain_frame(header, fields, number) for number in range(pixels.frames)]
-            return _volume_frames(header, fields)
+            return _volume_frames(header, fields, config)
         except Refused as refusal:
             refusal.series = fields.text("SeriesInstanceUID") if refusal.reason in _DAMAGE else ""
             raise
 
 
-def _volume_frames(header: Header, fields: Fields) -> list[Frame]:
+def _no_pixels(fields: Fields, is_cut: bool) -> Refused:
+    """Why an image has none: a file that was cut ends within an element, or before it says how large it is."""
+    if not fields.text("SOPClassUID"):
+        return Refused("unreadable")
+    refusal = Refused("truncated" if is_cut or not fields.has("Rows") else "no_pixel_data", "no pixels")
+    refusal.series = fields.text("SeriesInstanceUID")
+    return refusal
+
+
+def _volume_frames(header: Header, fields: Fields, config: IngestConfig) -> list[Frame]:
     # Converters leave functional groups in plain files too: a plain file's own position is what counts.
     if header.pixels.frames == 1 and fields.numbers("ImagePositionPatient"):
         return [_plain_frame(header, fields, 0)]
     if fields.has("PerFrameFunctionalGroupsSequence"):
-        return _enhanced_frames(header, fields)
+        return _enhanced_frames(header, fields, config)
     if header.pixels.frames > 1:
         raise Refused("no_geometry", f"{header.pixels.frames} frames without functional groups")
     return [_plain_frame(header, fields, 0)]
@@ -155,18 +169,18 @@ def _refuse_by_kind(header: Header, config: IngestConfig) -> None:
         raise Refused("mosaic")
     if header.modality not in VOLUME_MODALITIES:
         return
-    if not config.keep_derived and _is_derived(header):
+    if not config.keep_derived and _is_derived(header.image_type, header.flags):
         raise Refused("derived")
     if header.pixels.samples != 1 or not header.pixels.photometric.startswith("MONOCHROME"):
         raise Refused("colour")
 
 
-def _is_derived(header: Header) -> bool:
+def _is_derived(image_type: tuple[str, ...], flags: tuple[str, ...]) -> bool:
     """DERIVED because something was computed. A lossy copy of an original is marked DERIVED too, and is let through."""
-    kind = [*header.image_type, "", ""]
+    kind = [*image_type, "", ""]
     if kind[1] == "SECONDARY" or set(kind) & _DERIVED_WORDS:
         return True
-    return kind[0] == "DERIVED" and "lossy_compression" not in header.flags
+    return kind[0] == "DERIVED" and "lossy_compression" not in flags
 
 
 def _plain_frame(header: Header, fields: Fields, number: int) -> Frame:
@@ -182,12 +196,26 @@ def _plain_frame(header: Header, fields: Fields, number: int) -> Frame:
         image_type=header.image_type,
         echo=fields.number("EchoTime", 0.0) or 0.0,
         b_value=fields.number("DiffusionBValue", -1.0) or 0.0,
-        times=tuple(
-            fields.number(keyword, 0.0) or 0.0
-            for keyword in ("TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "AcquisitionTime", "ContentTime")
-        ),
+        parameters=_parameters(fields),
+        times=tuple(fields.number(keyword, 0.0) or 0.0 for keyword in _TIMES),
         instance_number=fields.number("InstanceNumber", 0.0) or 0.0,
     )
+
+
+def _parameters(fields: Fields) -> tuple[object, ...]:
+    """Echo number, part of a complex image, kernel, tube voltage, diffusion direction."""
+    part = _COMPLEX_PARTS_GE.get(fields.whole("ComplexPartGE"), "") if _modality(fields) == "MR" else ""
+    return (
+        fields.whole("EchoNumbers"),
+        fields.text("ComplexImageComponent").upper() or part,
+        fields.texts("ConvolutionKernel"),
+        fields.number("KVP", 0.0),
+        _direction(fields),
+    )
+
+
+def _direction(fields: Fields | None) -> tuple[float, ...]:
+    return tuple(round(number, 3) + 0.0 for number in fields.numbers("DiffusionGradientOrientation")) if fields else ()
 
 
 def _spacing(fields: Fields, modality: str) -> tuple[float, ...]:
@@ -214,25 +242,77 @@ def _exactly(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
     return numbers if len(numbers) == count else ()
 
 
-def _enhanced_frames(header: Header, fields: Fields) -> list[Frame]:
+def _enhanced_frames(header: Header, fields: Fields, config: IngestConfig) -> list[Frame]:
     per_frame = fields.items("PerFrameFunctionalGroupsSequence")
     shared = fields.items("SharedFunctionalGroupsSequence")[:1]
     if len(per_frame) != header.pixels.frames:
         raise Refused("bad_header", f"{len(per_frame)} functional groups for {header.pixels.frames} frames")
-    return [_enhanced_frame(header, number, [group, *shared]) for number, group in enumerate(per_frame)]
+    groups = [_Groups([group, *shared]) for group in per_frame]
+    # Values are HU where every frame says so in its own group.
+    header.facts["hounsfield"] = all(group.is_hounsfield() for group in groups)
+    frames = [_enhanced_frame(header, number, group) for number, group in enumerate(groups)]
+    kept = [frame for frame in frames if config.keep_derived or not _is_derived(frame.image_type, header.flags)]
+    if not kept:
+        raise Refused("derived")
+    return kept
 
 
-def _enhanced_frame(header: Header, number: int, groups: list[Fields]) -> Frame:
-    def macro(keyword: str) -> Fields | None:
-        return next((items[0] for group in groups if (items := group.items(keyword))), None)
+class _Groups:
+    """The functional groups of one frame: its own, then those that all frames share."""
 
-    place, turn, measures = macro("PlanePositionSequence"), macro("PlaneOrientationSequence"), macro("PixelMeasuresSequence")
-    scale, content, echo = macro("PixelValueTransformationSequence"), macro("FrameContentSequence"), macro("MREchoSequence")
-    diffusion = macro("MRDiffusionSequence")
+    def __init__(self, groups: list[Fields]) -> None:
+        self.groups = groups
+
+    def macro(self, *keywords: str) -> Fields | None:
+        """The first item of the first of these sequences that is there."""
+        return next((items[0] for keyword in keywords for group in self.groups if (items := group.items(keyword))), None)
+
+    def number(self, sequence: str, keyword: str, default: float = 0.0) -> float:
+        """A number of a macro."""
+        found = self.macro(sequence)
+        try:
+            value = float(found.raw(keyword) or 0.0) if found else default
+        except (TypeError, ValueError):
+            return default
+        return value if math.isfinite(value) else default
+
+    def is_hounsfield(self) -> bool:
+        scale = self.macro("PixelValueTransformationSequence")
+        return scale is not None and scale.text("RescaleType").upper() == "HU"
+
+    def image_type(self) -> tuple[str, ...]:
+        """The frame's own type, with which part of a complex image it is; empty where it has none."""
+        kind = self.macro("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+        found = kind.raw("FrameType") if kind else None
+        part = kind.text("ComplexImageComponent").upper() if kind else ""
+        return (*(str(word).upper() for word in found), *([part] if part else [])) if found else ()
+
+    def parameters(self) -> tuple[object, ...]:
+        """What `_parameters` is to a plain file."""
+        kernel, diffusion = self.macro("CTReconstructionSequence"), self.macro("MRDiffusionSequence")
+        directions = diffusion.items("DiffusionGradientDirectionSequence") if diffusion else []
+        return (
+            kernel.texts("ConvolutionKernel") if kernel else (),
+            self.number("CTXRayDetailsSequence", "KVP"),
+            _direction(directions[0] if directions else None),
+        )
+
+    def times(self) -> tuple[float, ...]:
+        """What `_TIMES` are to a plain file."""
+        return (
+            self.number("FrameContentSequence", "TemporalPositionIndex"),
+            self.number("TemporalPositionSequence", "TemporalPositionTimeOffset"),
+            self.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
+            self.number("FrameContentSequence", "FrameAcquisitionNumber"),
+        )
+
+
+def _enhanced_frame(header: Header, number: int, groups: _Groups) -> Frame:
+    place, turn = groups.macro("PlanePositionSequence"), groups.macro("PlaneOrientationSequence")
+    measures, content = groups.macro("PixelMeasuresSequence"), groups.macro("FrameContentSequence")
     if place is None or turn is None or measures is None:
         raise Refused("no_geometry", "functional groups without position, orientation or spacing")
-    kind = macro("MRImageFrameTypeSequence") or macro("CTImageFrameTypeSequence") or macro("PETFrameTypeSequence")
-    frame_type = _frame_type(kind) or header.image_type
+    scale = groups.macro("PixelValueTransformationSequence")
     slope, intercept = _rescale(scale) if scale else (1.0, 0.0)
     return Frame(
         header=header,
@@ -242,28 +322,21 @@ def _enhanced_frame(header: Header, number: int, groups: list[Fields]) -> Frame:
         spacing=_spacing(measures, header.modality),
         slope=slope,
         intercept=intercept,
-        image_type=frame_type,
-        echo=_plain_number(echo, "EffectiveEchoTime"),
-        b_value=_plain_number(diffusion, "DiffusionBValue") if diffusion else -1.0,
+        image_type=groups.image_type() or header.image_type,
+        echo=groups.number("MREchoSequence", "EffectiveEchoTime"),
+        b_value=groups.number("MRDiffusionSequence", "DiffusionBValue", -1.0),
         stack=str(content.raw("StackID") or "") if content else "",
-        times=(_plain_number(content, "TemporalPositionIndex"), _plain_number(content, "FrameAcquisitionNumber"), 0.0, 0.0, 0.0),
+        parameters=groups.parameters(),
+        times=groups.times(),
         instance_number=float(number),
     )
-
-
-def _frame_type(kind: Fields | None) -> tuple[str, ...]:
-    found = kind.raw("FrameType") if kind else None
-    return tuple(str(part).upper() for part in found) if found else ()
-
-
-def _plain_number(fields: Fields | None, keyword: str) -> float:
-    try:
-        value = float(fields.raw(keyword) or 0.0) if fields else 0.0
-    except (TypeError, ValueError):
-        return 0.0
-    return value if math.isfinite(value) else 0.0
 
 
 def modality_of(header: Header) -> str:
     """medcl's name for the header's modality."""
     return modality_name(header.modality)
+
+
+def shows_phase(frame: Frame) -> bool:
+    """Whether the image is the phase (or velocity) of a complex one and not its magnitude."""
+    return bool(_PHASE_WORDS & {*frame.image_type, *frame.parameters})

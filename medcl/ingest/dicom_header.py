@@ -11,12 +11,14 @@ from typing import Any
 
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
 from medcl.ingest.ledger import Refused
 
 SMALL_FILE = 2**20
+_ITEM = b"\xfe\xff\x00\xe0"
 SMALLEST_SIDE, LARGEST_SIDE = 8, 16384
 _SOP_REASONS = {
     "1.2.840.10008.1.3.10": "dicomdir",
@@ -61,6 +63,7 @@ class PixelLayout:
     has_modality_lut: bool = False
     file_bytes: int = 0
     strange_tail: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,11 @@ class Header:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image plane. position, orientation, spacing as in DICOM (LPS mm; spacing: between rows, between columns)."""
+    """One image plane. position, orientation, spacing as in DICOM (LPS mm; spacing: between rows, between columns).
+
+    parameters: what else makes two images of one place two images (see dicom_frames). times: what may tell time points
+    apart, the surest first. tile: (top, left, rows, columns) of a slice in a mosaic.
+    """
 
     header: Header
     number: int
@@ -108,8 +115,16 @@ class Frame:
     echo: float = 0.0
     b_value: float = -1.0
     stack: str = ""
+    parameters: tuple[object, ...] = ()
     times: tuple[float, ...] = ()
     instance_number: float = 0.0
+    tile: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns) of the plane."""
+        pixels = self.header.pixels
+        return (self.tile[2], self.tile[3]) if self.tile else (pixels.rows, pixels.columns)
 
 
 @contextmanager
@@ -129,8 +144,8 @@ def quiet_pydicom():
         config.logger.setLevel(level)
 
 
-def open_header(path: str) -> tuple[Fields, PixelLayout | None]:
-    """The wanted fields of a file and how its pixels lie (None where it has none). Raises Refused."""
+def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
+    """The wanted fields of a file, how its pixels lie (None where it has none), and whether it ends in mid-header. Raises Refused."""
     size = os.path.getsize(path)
     with quiet_pydicom(), open(path, "rb") as handle:
         stream: Any = BytesIO(handle.read()) if size <= SMALL_FILE else handle
@@ -139,7 +154,16 @@ def open_header(path: str) -> tuple[Fields, PixelLayout | None]:
         except Exception as error:  # pydicom raises many kinds on a broken file
             raise Refused("unreadable", type(error).__name__) from None
         fields = Fields(dataset)
-        return fields, _layout(fields, stream, size)
+        is_cut = stream.tell() > size or _last_is_short(dataset)
+        return fields, _layout(fields, stream, size), is_cut
+
+
+def _last_is_short(dataset: Dataset) -> bool:
+    """Whether the last element read holds fewer bytes than it says."""
+    last = max(dataset.keys(), default=None)
+    element = None if last is None else dataset.get_item(last)
+    value = getattr(element, "value", None)
+    return isinstance(element, RawDataElement) and isinstance(value, bytes) and len(value) < element.length < 0xFFFFFFFF
 
 
 def why_not_an_image(fields: Fields) -> str:
@@ -181,7 +205,19 @@ def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
         has_modality_lut=fields.has("ModalityLUTSequence"),
         file_bytes=size,
         strange_tail=length >= 0 and _has_strange_tail(stream, offset + length, size),
+        is_cut=length < 0 <= offset and _items_are_cut(stream, offset, size),
     )
+
+
+def _items_are_cut(stream: Any, at: int, size: int) -> bool:
+    """Whether the file ends before the delimiter that ends the fragments of encapsulated pixels (always little endian)."""
+    while at < size:
+        stream.seek(at)
+        head = stream.read(8)
+        if head[:4] != _ITEM:
+            return len(head) < 8
+        at += 8 + int.from_bytes(head[4:], "little")
+    return True
 
 
 def _has_strange_tail(stream: Any, end: int, size: int) -> bool:
@@ -244,6 +280,8 @@ def check_layout(pixels: PixelLayout, budget: int) -> None:
     needed = pixels.rows * pixels.columns * pixels.frames * pixels.samples * (pixels.bits_allocated // 8)
     if needed > budget:
         raise Refused("too_large", f"{needed} bytes")
+    if pixels.is_cut:
+        raise Refused("truncated", "compressed pixels end too early")
     if pixels.length >= 0:
         _check_length(pixels, needed)
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
+from pydicom.encaps import get_frame
+from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space, get_decoder
 from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
@@ -17,10 +18,11 @@ from medcl.ingest.picture import LUMINANCE
 
 _NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
-_JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+_JPEG_BASELINE, _JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
-# Pillow is only trusted with 8-bit JPEG: for JPEG 2000 it gives other pixels in silence.
-_PLUGINS = ("gdcm", "pyjpegls", "pylibjpeg", "pydicom")
+# In this order: gdcm fills damaged RLE up in silence, and wide JPEG-LS kills it. Pillow is only trusted with 8-bit JPEG:
+# for JPEG 2000 it gives other pixels in silence.
+_PLUGINS = ("pydicom", "pyjpegls", "gdcm", "pylibjpeg")
 
 
 def stored_values(frame: Frame) -> np.ndarray:
@@ -29,10 +31,23 @@ def stored_values(frame: Frame) -> np.ndarray:
     Raises Refused where the pixels are cut short, need a codec that is missing, or are in colour.
     """
     pixels = frame.header.pixels
+    if not frame.tile:
+        return _plane(frame.header.path, pixels, frame.number)
+    top, left, rows, columns = frame.tile
+    return _mosaic(frame.header.path, pixels)[top : top + rows, left : left + columns]
+
+
+def _plane(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
     if pixels.transfer_syntax in _NATIVE and pixels.samples == 1 and pixels.length >= 0 and not _needs_pydicom(pixels):
-        return _native(frame.header.path, pixels, frame.number)
+        return _native(path, pixels, number)
     with quiet_pydicom():
-        return _through_pydicom(frame)
+        return _through_pydicom(path, pixels, number)
+
+
+@lru_cache(maxsize=1)
+def _mosaic(path: str, pixels: PixelLayout) -> np.ndarray:
+    """The plane that holds all slices of a mosaic, decoded once and not once per slice."""
+    return _plane(path, pixels, 0)
 
 
 def grey_values(frame: Frame) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -85,7 +100,7 @@ def _native(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
     if len(content) < count * dtype.itemsize:
         raise Refused("truncated", f"{len(content)} of {count * dtype.itemsize} bytes")
     values = np.frombuffer(content, dtype).reshape(pixels.rows, pixels.columns)
-    return _finite(values) if pixels.float_type else _only_stored_bits(values, pixels)
+    return _finite(values) if pixels.float_type else _only_stored_bits(values, pixels, pixels.high_bit)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -94,34 +109,50 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _only_stored_bits(values: np.ndarray, pixels: PixelLayout) -> np.ndarray:
+def _only_stored_bits(values: np.ndarray, pixels: PixelLayout, high_bit: int) -> np.ndarray:
     """Drop what lies above the high bit (overlays, garbage) and below the stored bits; extend the sign."""
-    bits, unsigned = pixels.bits_allocated, values.astype(f"u{pixels.bits_allocated // 8}")
-    if pixels.bits_stored < bits:
-        above, below = bits - 1 - pixels.high_bit, pixels.high_bit - pixels.bits_stored + 1
-        moved = unsigned << above
-        if pixels.signed:
-            return moved.view(f"i{bits // 8}") >> (above + below)
-        return moved >> (above + below)
-    return unsigned.view(f"i{bits // 8}") if pixels.signed else unsigned
+    bits, unsigned = pixels.bits_allocated, values.astype(f"u{pixels.bits_allocated // 8}", copy=False)
+    signed = unsigned.view(f"i{bits // 8}")
+    if pixels.bits_stored == bits:
+        return signed if pixels.signed else unsigned
+    above, below = bits - 1 - high_bit, high_bit - pixels.bits_stored + 1
+    moved = unsigned << above
+    kept = (moved.view(signed.dtype) if pixels.signed else moved) >> (above + below)
+    if above and _goes_on_above(kept, unsigned >> below, signed >> below):
+        raise Refused("bits_stored", f"{pixels.bits_stored} of {bits} bits")
+    return kept
 
 
-def _through_pydicom(frame: Frame) -> np.ndarray:
-    pixels = frame.header.pixels
+def _goes_on_above(kept: np.ndarray, unsigned: np.ndarray, signed: np.ndarray) -> bool:
+    """Whether the image goes on above the bits that are said to be stored: whole words then make the smoother image.
+
+    Overlays and garbage above the stored bits make it rougher, and are no part of it.
+    """
+    if np.array_equal(kept, unsigned) or np.array_equal(kept, signed):
+        return False
+    return _roughness(kept) > min(_roughness(unsigned), _roughness(signed))
+
+
+def _roughness(values: np.ndarray) -> float:
+    return float(np.abs(np.diff(values.astype(np.float64), axis=1)).sum())
+
+
+def _through_pydicom(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
     if pixels.samples != 1 or pixels.photometric == "PALETTE COLOR":
         raise Refused("colour")
-    values = _decode(frame)
+    values = _decode(path, pixels, number)
     if values.shape != (pixels.rows, pixels.columns):
         raise Refused("decode_failed", "decoded size is not rows x columns")
     if values.dtype.kind == "f":
         return _finite(values)
-    wide = np.dtype(f"u{pixels.bits_allocated // 8}")
-    return _only_stored_bits(values.astype(wide), pixels) if pixels.high_bit == pixels.bits_stored - 1 else values
+    # RLE and deflate keep whole words; the other codecs hold the stored bits alone, from the lowest on.
+    whole_words = not pixels.transfer_syntax.startswith("1.2.840.10008.1.2.4")
+    return _only_stored_bits(values, pixels, pixels.high_bit if whole_words else pixels.bits_stored - 1)
 
 
 def _luminance(frame: Frame) -> np.ndarray:
     pixels = frame.header.pixels
-    values = _decode(frame)
+    values = _decode(frame.header.path, pixels, frame.number)
     if pixels.photometric == "PALETTE COLOR":
         values = apply_color_lut(values, _whole(frame.header.path))
     if values.shape != (pixels.rows, pixels.columns, 3):
@@ -133,37 +164,48 @@ def _luminance(frame: Frame) -> np.ndarray:
     return grey.astype(np.uint8)
 
 
-def _decode(frame: Frame) -> np.ndarray:
+def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
     """One frame through the codec that fits, as (rows, columns) or (rows, columns, samples) in RGB."""
-    dataset = _whole(frame.header.path)
-    syntax = frame.header.pixels.transfer_syntax
+    syntax = pixels.transfer_syntax
     if syntax.startswith(_VIDEO):
         raise Refused("transfer_syntax", f"video {syntax}")
-    if not syntax and frame.header.pixels.length < 0:
+    if not syntax and pixels.length < 0:
         raise Refused("no_transfer_syntax")
     try:
+        dataset = _whole(path)
         if syntax in _JPEG_2000:
-            return _jpeg_2000(dataset, frame)
-        return _by_plugin(dataset, frame, syntax)
+            return _jpeg_2000(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames), pixels)
+        if syntax == _JPEG_EXTENDED and pixels.bits_stored > 8:
+            return _jpeg_12_bit(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames))
+        return _by_plugin(dataset, number, syntax)
     except Refused:
         raise
+    except ImportError:
+        raise _missing_codec(syntax) from None
     except Exception as error:  # codecs raise every kind of error on broken streams
         raise Refused("decode_failed", f"{type(error).__name__}, {syntax}") from None
 
 
-def _jpeg_2000(dataset: Dataset, frame: Frame) -> np.ndarray:
+def _missing_codec(syntax: str) -> Refused:
+    return Refused("codec_missing", f"{syntax}: pip install 'medcl[codecs]'")
+
+
+def _jpeg_2000(content: bytes, pixels: PixelLayout) -> np.ndarray:
     """openjpeg itself: pydicom would choose another codec for it where pylibjpeg is not there."""
-    try:
-        import openjpeg
-    except ImportError:
-        raise Refused("codec_missing", f"{frame.header.pixels.transfer_syntax}: pip install 'medcl[codecs]'") from None
-    from pydicom.encaps import get_frame
+    import openjpeg
 
-    content = get_frame(dataset.PixelData, frame.number, number_of_frames=frame.header.pixels.frames)
-    return np.asarray(openjpeg.decode(content))
+    values = np.asarray(openjpeg.decode(content))
+    return convert_color_space(values, "YBR_FULL", "RGB") if pixels.photometric == "YBR_FULL" else values
 
 
-def _by_plugin(dataset: Dataset, frame: Frame, syntax: str) -> np.ndarray:
+def _jpeg_12_bit(content: bytes) -> np.ndarray:
+    """imagecodecs, the only one that decodes the 12-bit JPEG of process 4."""
+    import imagecodecs
+
+    return np.asarray(imagecodecs.jpeg8_decode(content))
+
+
+def _by_plugin(dataset: Dataset, number: int, syntax: str) -> np.ndarray:
     try:
         decoder = get_decoder(syntax or "1.2.840.10008.1.2")
     except NotImplementedError:
@@ -171,10 +213,10 @@ def _by_plugin(dataset: Dataset, frame: Frame, syntax: str) -> np.ndarray:
     usable = [name for name in _PLUGINS if name in decoder.available_plugins]
     if syntax == _JPEG_BASELINE and "pillow" in decoder.available_plugins:
         usable.append("pillow")
-    options: dict[str, Any] = {"index": frame.number, "raw": False}
+    options: dict[str, Any] = {"index": number, "raw": False, "correct_unused_bits": False}
     if decoder.is_encapsulated:
         if not usable:
-            raise Refused("codec_missing", f"{syntax}: pip install 'medcl[codecs]'")
+            raise _missing_codec(syntax)
         options["decoding_plugin"] = usable[0]
     values, _ = decoder.as_array(dataset, **options)
     return values

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from medcl.ingest.dicom_header import Frame
 from medcl.ingest.ledger import Refused
 
 SAME_POSITION_MM = 0.01
+SAME_GEOMETRY = (1e-3, 1e-4)  # of the orientation's cosines, of the pixel spacing in mm; the self-check catches what this lets through
 SPACING_TOLERANCE_MM, SPACING_TOLERANCE = 0.02, 0.01
 CORNER_TOLERANCE_MM = 0.1
 SHORTEST_VECTOR, LONGEST_VECTOR = 0.99, 1.01
@@ -49,18 +51,36 @@ def group(frames: Iterable[Frame]) -> list[list[Frame]]:
         groups[_key(frame)].append(frame)
     result = []
     for key in sorted(groups, key=repr):
-        result.extend(_by_frame_of_reference(groups[key]))
+        for alike in _by_geometry(groups[key]):
+            result.extend(_by_frame_of_reference(alike))
     return result
 
 
 def _key(frame: Frame) -> tuple:
-    header, pixels = frame.header, frame.header.pixels
-    turn = tuple(round(number, 3) + 0.0 for number in frame.orientation)
-    spacing = tuple(round(number, 4) for number in frame.spacing)
-    patient = header.patient
+    header, patient = frame.header, frame.header.patient
     who = (patient.id, patient.name, patient.birth_date, patient.study, patient.series)
-    what = (header.modality, header.sop_class, frame.image_type, round(frame.echo, 3), frame.b_value, frame.stack)
-    return (*who, *what, pixels.rows, pixels.columns, turn, spacing)
+    what = (header.modality, header.sop_class, frame.image_type, round(frame.echo, 3), frame.b_value, frame.stack, frame.parameters)
+    return (*who, *what, *frame.size)
+
+
+def _by_geometry(frames: list[Frame]) -> list[list[Frame]]:
+    """Split by orientation and pixel spacing, within a tolerance: rounding alone would part equals at its borders."""
+    found: dict[tuple, list[Frame]] = {}
+    shapes = sorted({(frame.orientation, frame.spacing) for frame in frames})
+    first_like: dict[tuple, tuple] = {}
+    for shape in shapes:
+        first_like[shape] = next((other for other in found if _is_close(shape, other)), shape)
+        found.setdefault(first_like[shape], [])
+    for frame in frames:
+        found[first_like[frame.orientation, frame.spacing]].append(frame)
+    return list(found.values())
+
+
+def _is_close(one: tuple, other: tuple) -> bool:
+    return all(
+        len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
+        for a, b, tolerance in zip(one, other, SAME_GEOMETRY, strict=True)
+    )
 
 
 def _by_frame_of_reference(frames: list[Frame]) -> list[list[Frame]]:
@@ -77,9 +97,8 @@ def stacks(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[list[
     Raises Refused where the group cannot be one or several regular stacks.
     """
     _check_geometry(frames)
-    kept, dropped = _without_copies(sorted(frames, key=_sort_key), digest)
-    flags = ("frame_of_reference_varies",) if len({frame.header.frame_of_reference for frame in kept}) > 1 else ()
-    subsets = _one_per_position(kept)
+    subsets, dropped = _told_apart(sorted(frames, key=_sort_key), digest)
+    flags = ("frame_of_reference_varies",) if len({frame.header.frame_of_reference for frame in frames}) > 1 else ()
     same_place = len({_place_key(subset) for subset in subsets}) == 1 and len(subsets) > 1
     if len(subsets) > 1:
         flags = (*flags, "split_by_time" if same_place else "split_by_acquisition")
@@ -142,7 +161,23 @@ def _by_position(frames: list[Frame]) -> list[list[Frame]]:
     return places
 
 
-def _without_copies(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[list[Frame], list[Dropped]]:
+def _told_apart(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[list[list[Frame]], list[Dropped]]:
+    """Subsets with one frame per position, and the copies dropped.
+
+    A pixel-identical frame is a copy if its times are the same too: the empty end slices of a time series are none.
+    Where that leaves positions ambiguous, identical pixels are enough.
+    """
+    kept, dropped = _without_copies(frames, digest, same_times=True)
+    try:
+        return _one_per_position(kept), dropped
+    except Refused:
+        fewer, dropped = _without_copies(frames, digest, same_times=False)
+        if len(fewer) == len(kept):
+            raise
+        return _one_per_position(fewer), dropped
+
+
+def _without_copies(frames: list[Frame], digest: Callable[[Frame], bytes], *, same_times: bool) -> tuple[list[Frame], list[Dropped]]:
     """Drop pixel-identical frames of one position; two different images with one instance UID are a conflict."""
     kept: list[Frame] = []
     dropped: list[Dropped] = []
@@ -150,17 +185,18 @@ def _without_copies(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tu
         if len(place) == 1:
             kept.extend(place)
             continue
-        seen: dict[bytes, Frame] = {}
+        seen: dict[tuple, Frame] = {}
         names: dict[tuple[str, int], bytes] = {}
         for frame in place:
             value = digest(frame)
             name = (frame.header.instance, frame.number)
             if frame.header.instance and names.setdefault(name, value) != value:
                 raise Refused("conflicting_copies")
-            if value in seen:
+            copy_of = (value, frame.times if same_times else ())
+            if copy_of in seen:
                 dropped.append(Dropped(frame, "duplicate_slice"))
             else:
-                seen[value] = frame
+                seen[copy_of] = frame
         kept.extend(seen.values())
     return kept, dropped
 
@@ -193,14 +229,28 @@ def _split_by(frames: list[Frame], index: int) -> list[list[Frame]]:
 
 
 def _split_by_rank(frames: list[Frame]) -> list[list[Frame]] | None:
-    """The n-th frame of every position by InstanceNumber, where all positions have equally many and numbers differ."""
+    """The n-th frame of every position by a time or by InstanceNumber, where all positions have equally many.
+
+    Numbers are only believed where they tell a story: one sweep after another, or one position after another. Numbers
+    that were shuffled tell none, and frames of different times would be mixed.
+    """
     places = _by_position(frames)
-    counts = {len(place) for place in places}
-    numbers = [[frame.instance_number for frame in place] for place in places]
-    if len(counts) != 1 or any(len(set(found)) < len(found) for found in numbers):
+    if len({len(place) for place in places}) != 1:
         return None
-    ranked = [sorted(place, key=lambda frame: frame.instance_number) for place in places]
-    return [[place[rank] for place in ranked] for rank in range(counts.pop())]
+    numbers: list[Callable[[Frame], float]] = [lambda frame, index=index: frame.times[index] for index in range(len(frames[0].times))]
+    for number in (*numbers, lambda frame: frame.instance_number):
+        ranked = [sorted(place, key=number) for place in places]
+        sweeps = [list(sweep) for sweep in zip(*ranked, strict=True)]
+        distinct = all(number(one) < number(other) for place in ranked for one, other in pairwise(place))
+        if distinct and (_follow_each_other(sweeps, number) or _follow_each_other(ranked, number)):
+            return sweeps
+    return None
+
+
+def _follow_each_other(parts: list[list[Frame]], number: Callable[[Frame], float]) -> bool:
+    """Whether the numbers of one part all come before those of the next, the parts taken by their first number."""
+    spans = sorted((min(map(number, part)), max(map(number, part))) for part in parts)
+    return all(before[1] < after[0] for before, after in pairwise(spans))
 
 
 def _place_key(frames: list[Frame]) -> tuple[int, ...]:
@@ -266,7 +316,7 @@ def self_check(frames: list[Frame], affine: np.ndarray) -> None:
     """Raise Refused unless each corner of each slice lies within 0.1 mm of where its own header puts it."""
     worst = 0.0
     for index, frame in enumerate(frames):
-        right, down = frame.header.pixels.columns - 1, frame.header.pixels.rows - 1
+        down, right = frame.size[0] - 1, frame.size[1] - 1
         for x, y in ((0, 0), (right, 0), (0, down), (right, down)):
             own = np.array(frame.position) + x * frame.spacing[1] * np.array(frame.orientation[:3])
             own = own + y * frame.spacing[0] * np.array(frame.orientation[3:])

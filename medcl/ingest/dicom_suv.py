@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from medcl.ingest.dicom_tags import Fields
+
+# Outside of these a value is in another unit (grams, MBq, minutes) than DICOM asks for, and the factor would be wrong.
+_WEIGHT_KG, _DOSE_BQ, _HALF_LIFE_S = (1.0, 400.0), (1e5, 2e10), (60.0, 1e7)
+_LONGEST = timedelta(days=1)
 
 
 def suv_factor(fields: Fields) -> float | None:
-    """What to multiply Bq/ml by to get SUV (g/ml, body weight); 1 where the units are already g/ml, None where unknown.
+    """What to multiply Bq/ml by to get SUV (g/ml, body weight); 1 where the values are that already, None where unknown.
 
-    QIBA's vendor-neutral rule: weight / (dose decayed from injection to the start of the series), for images whose
-    decay was corrected to the start of the series (DecayCorrection START).
+    QIBA's vendor-neutral rule: weight / (dose decayed from injection to the time that the image is corrected to). That
+    is the start of the series (DecayCorrection START; only where the series does not start after its own images were
+    acquired, as one does that was made later), or the injection itself (ADMIN).
     """
-    units = fields.text("Units").upper()
+    units, correction = fields.text("Units").upper(), fields.text("DecayCorrection").upper()
     if units == "GML":
-        return 1.0
-    weight_kg = fields.number("PatientWeight")
-    if units != "BQML" or fields.text("DecayCorrection").upper() != "START" or not weight_kg or weight_kg <= 0:
-        return None
+        return 1.0 if fields.text("SUVType").upper() in ("", "BW") else None
     items = fields.items("RadiopharmaceuticalInformationSequence")
-    if not items:
+    weight_kg = _within(fields.number("PatientWeight"), _WEIGHT_KG)
+    if units != "BQML" or correction not in ("START", "ADMIN") or weight_kg is None or not items:
         return None
-    dose_bq, half_life_s = _number(items[0].raw("RadionuclideTotalDose")), _number(items[0].raw("RadionuclideHalfLife"))
-    injected = _seconds(str(items[0].raw("RadiopharmaceuticalStartTime") or ""))
-    started = _seconds(fields.text("SeriesTime"))
-    if not dose_bq or not half_life_s or injected is None or started is None or not 0 <= started - injected < 86_400:
+    dose_bq = _within(items[0].raw("RadionuclideTotalDose"), _DOSE_BQ)
+    half_life_s = _within(items[0].raw("RadionuclideHalfLife"), _HALF_LIFE_S)
+    waited = timedelta(0) if correction == "ADMIN" else _from_injection_to_start(fields, items[0])
+    if dose_bq is None or half_life_s is None or waited is None or not timedelta(0) <= waited < _LONGEST:
         return None
-    return weight_kg * 1000.0 / (dose_bq * 2.0 ** (-(started - injected) / half_life_s))
+    return weight_kg * 1000.0 / (dose_bq * 2.0 ** (-waited.total_seconds() / half_life_s))
 
 
-def _number(value: object) -> float | None:
+def _within(value: object, limits: tuple[float, float]) -> float | None:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return number if number > 0 else None
+    return number if limits[0] <= number <= limits[1] else None
 
 
-def _seconds(time: str) -> float | None:
-    """A DICOM time (HHMMSS.ffffff) as seconds of the day."""
-    if len(time) < 6 or not time[:6].isdigit():
+def _from_injection_to_start(fields: Fields, item: Fields) -> timedelta | None:
+    """Time from injection to the start of the series. An injection without a date was on the day of the series."""
+    day = fields.text("SeriesDate") or fields.text("StudyDate")
+    start = _moment(day, fields.text("SeriesTime"))
+    acquired = _moment(day, fields.text("AcquisitionTime"))
+    both = str(item.raw("RadiopharmaceuticalStartDateTime") or "")
+    injected = _moment(both[:8], both[8:]) if both else _moment(day, str(item.raw("RadiopharmaceuticalStartTime") or ""))
+    if start is None or injected is None or (acquired is not None and acquired < start):
         return None
-    return int(time[:2]) * 3600 + int(time[2:4]) * 60 + float(time[4:])
+    return start - injected
+
+
+def _moment(day: str, time: str) -> datetime | None:
+    """A DICOM date (YYYYMMDD) and time (HHMMSS.ffffff) as one; None where they are none."""
+    try:
+        return datetime.strptime(day + time[:6], "%Y%m%d%H%M%S") + timedelta(seconds=float(time[6:13] or 0))
+    except ValueError:
+        return None

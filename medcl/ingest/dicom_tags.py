@@ -12,9 +12,11 @@ from pydicom.dataset import Dataset
 # keyword -> (tag, how its bytes are read). `text` and `number` are DICOM's character strings, `short` is US or SS.
 TAGS: dict[str, tuple[int, str]] = {
     "ImageType": (0x00080008, "text"), "SOPClassUID": (0x00080016, "text"), "SOPInstanceUID": (0x00080018, "text"),
-    "StudyDate": (0x00080020, "text"), "SeriesTime": (0x00080031, "text"), "AcquisitionTime": (0x00080032, "text"),
+    "StudyDate": (0x00080020, "text"), "SeriesDate": (0x00080021, "text"),
+    "SeriesTime": (0x00080031, "text"), "AcquisitionTime": (0x00080032, "text"),
     "ContentTime": (0x00080033, "text"), "AccessionNumber": (0x00080050, "text"), "Modality": (0x00080060, "text"),
-    "PresentationIntentType": (0x00080068, "text"), "InstitutionName": (0x00080080, "text"), "ReferringPhysicianName": (0x00080090, "text"),
+    "PresentationIntentType": (0x00080068, "text"), "ComplexImageComponent": (0x00089208, "text"),
+    "InstitutionName": (0x00080080, "text"), "ReferringPhysicianName": (0x00080090, "text"),
     "PerformingPhysicianName": (0x00081050, "text"), "OperatorsName": (0x00081070, "text"),
     "NameOfPhysiciansReadingStudy": (0x00081060, "text"),
     "PatientName": (0x00100010, "text"), "PatientID": (0x00100020, "text"), "PatientBirthDate": (0x00100030, "text"),
@@ -24,7 +26,9 @@ TAGS: dict[str, tuple[int, str]] = {
     "RepetitionTime": (0x00180080, "number"), "EchoTime": (0x00180081, "number"), "InversionTime": (0x00180082, "number"),
     "EchoNumbers": (0x00180086, "number"), "MagneticFieldStrength": (0x00180087, "number"), "FlipAngle": (0x00181314, "number"),
     "TriggerTime": (0x00181060, "number"), "GantryDetectorTilt": (0x00181120, "number"), "XRayTubeCurrent": (0x00181151, "number"),
-    "ImagerPixelSpacing": (0x00181164, "number"), "DiffusionBValue": (0x00189087, "double"),
+    "ImagerPixelSpacing": (0x00181164, "number"), "ConvolutionKernel": (0x00181210, "text"), "SpacingBetweenSlices": (0x00180088, "number"),
+    "DiffusionBValue": (0x00189087, "double"), "DiffusionGradientOrientation": (0x00189089, "double"),
+    "ComplexPartGE": (0x0043102F, "short"),
     "StudyInstanceUID": (0x0020000D, "text"), "SeriesInstanceUID": (0x0020000E, "text"), "StudyID": (0x00200010, "text"),
     "AcquisitionNumber": (0x00200012, "number"), "InstanceNumber": (0x00200013, "number"), "ImagePositionPatient": (0x00200032, "number"),
     "ImageOrientationPatient": (0x00200037, "number"), "FrameOfReferenceUID": (0x00200052, "text"),
@@ -35,7 +39,8 @@ TAGS: dict[str, tuple[int, str]] = {
     "PixelSpacing": (0x00280030, "number"), "BitsAllocated": (0x00280100, "short"), "BitsStored": (0x00280101, "short"),
     "HighBit": (0x00280102, "short"), "PixelRepresentation": (0x00280103, "short"), "PixelPaddingValue": (0x00280120, "short"),
     "BurnedInAnnotation": (0x00280301, "text"), "RescaleIntercept": (0x00281052, "number"), "RescaleSlope": (0x00281053, "number"),
-    "RescaleType": (0x00281054, "text"), "LossyImageCompression": (0x00282110, "text"), "Units": (0x00541001, "text"),
+    "RescaleType": (0x00281054, "text"), "LossyImageCompression": (0x00282110, "text"),
+    "Units": (0x00541001, "text"), "SUVType": (0x00541006, "text"),
     "DecayCorrection": (0x00541102, "text"), "PresentationLUTShape": (0x20500020, "text"),
 }  # fmt: skip
 SEQUENCES: dict[str, int] = {

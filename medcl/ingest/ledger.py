@@ -59,6 +59,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "bad_header": ("refused", "a header field that must be there is missing, not a number or absurd"),
     "rescale_slope_zero": ("refused", "a rescale slope of 0 would erase the image"),
     "rescale_invalid": ("refused", "a rescale slope or intercept that is not a finite number"),
+    "bits_stored": ("refused", "values go on above the bits that the header says are stored"),
     "no_transfer_syntax": ("refused", "compressed pixels and no transfer syntax"),
     "transfer_syntax": ("refused", "a transfer syntax that medcl does not decode (video, say)"),
     "codec_missing": ("refused", "needs a codec: pip install 'medcl[codecs]'"),

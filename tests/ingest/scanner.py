@@ -10,8 +10,10 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-CT, MR, CR, ENHANCED_MR = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "1", "4.1"))
+CT, MR, CR = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "1"))
+_ENHANCED = {"MR": "1.2.840.10008.5.1.4.1.1.4.1", "CT": "1.2.840.10008.5.1.4.1.1.2.1", "PT": "1.2.840.10008.5.1.4.1.1.130"}
 CANARY = "CANARY"
+SPACING, ORIGIN, AXIAL = (0.8, 0.9, 2.5), (-10.0, -20.0, 30.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 Change = Callable[[Dataset, int], None]
 
 
@@ -30,30 +32,34 @@ def series(
     modality: str = "CT",
     patient: str = "MRN0001",
     uid: str = "2.25.100",
-    spacing: tuple[float, float, float] = (0.8, 0.9, 2.5),
-    origin: tuple[float, float, float] = (-10.0, -20.0, 30.0),
-    orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    spacing: tuple[float, float, float] = SPACING,
+    origin: tuple[float, float, float] = ORIGIN,
+    orientation: tuple[float, ...] = AXIAL,
     positions: list[tuple[float, float, float]] | None = None,
     change: Change | None = None,
     syntax: str = ExplicitVRLittleEndian,
     names: Callable[[int], str] = lambda index: f"IM{index:04d}.dcm",
     preamble: bool = True,
+    first: int = 0,
 ) -> Path:
-    """Write one file per slice. spacing: between columns, between rows, between slices. Returns the folder."""
+    """Write one file per slice. spacing: between columns, between rows, between slices. Returns the folder.
+
+    first: number of the first file, for a further stack of the same series.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pixels = phantom() if pixels is None else pixels
     across = np.cross(orientation[:3], orientation[3:])
     for index, plane in enumerate(pixels):
-        dataset = base(modality, patient, uid, f"{uid}.{index + 1}", syntax)
+        dataset = base(modality, patient, uid, f"{uid}.{first + index + 1}", syntax)
         place = positions[index] if positions else tuple(np.array(origin) + across * spacing[2] * index)
         dataset.ImagePositionPatient = [f"{number:.6f}" for number in place]
         dataset.ImageOrientationPatient = [f"{number:.10f}"[:16] for number in orientation]
         dataset.PixelSpacing = [spacing[1], spacing[0]]
-        dataset.InstanceNumber = index + 1
+        dataset.InstanceNumber = first + index + 1
         put_pixels(dataset, plane)
         if change:
             change(dataset, index)
-        save(dataset, folder / names(index), syntax, preamble)
+        save(dataset, folder / names(first + index), syntax, preamble)
     return folder
 
 
@@ -66,6 +72,7 @@ def base(modality: str, patient: str, uid: str, instance: str, syntax: str = Exp
         "DX": "1.2.840.10008.5.1.4.1.1.1.1",
         "US": "1.2.840.10008.5.1.4.1.1.6.1",
         "PT": "1.2.840.10008.5.1.4.1.1.128",
+        "XA": "1.2.840.10008.5.1.4.1.1.12.1",
     }
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop.get(modality, "1.2.840.10008.5.1.4.1.1.7")
@@ -122,32 +129,39 @@ def save(dataset: FileDataset, path: Path, syntax: str = ExplicitVRLittleEndian,
     bare.save_as(path, implicit_vr=implicit, little_endian=syntax != "1.2.840.10008.1.2.2", enforce_file_format=False)
 
 
-def enhanced(path: Path, pixels: np.ndarray, places: list[tuple[float, float, float]], slopes: list[float], order: list[int]) -> Path:
-    """One enhanced MR file; frame k holds plane order[k]."""
-    dataset = base("MR", "MRN0001", "2.25.300", "2.25.300.1")
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ENHANCED_MR
-    shared = Dataset()
-    shared.PlaneOrientationSequence = Sequence([_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])])
-    shared.PixelMeasuresSequence = Sequence([_item(PixelSpacing=[0.9, 0.8], SliceThickness=2.5)])
-    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
-    groups = []
-    for plane in order:
-        group = Dataset()
-        group.PlanePositionSequence = Sequence([_item(ImagePositionPatient=list(places[plane]))])
-        group.PixelValueTransformationSequence = Sequence([_item(RescaleSlope=slopes[plane], RescaleIntercept=0, RescaleType="US")])
-        groups.append(group)
+def enhanced(path: Path, pixels: np.ndarray, groups: list[Dataset], modality: str = "MR", change: Change | None = None) -> Path:
+    """One enhanced multi-frame file: frame k has the functional groups groups[k] and no others."""
+    dataset = base(modality, "MRN0001", "2.25.300", "2.25.300.1")
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = _ENHANCED[modality]
+    for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "EchoTime", "KVP"):
+        if name in dataset:
+            delattr(dataset, name)
     dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
-    put_pixels(dataset, pixels[order])
-    dataset.NumberOfFrames = len(order)
+    put_pixels(dataset, pixels)
+    dataset.NumberOfFrames = len(pixels)
+    if change:
+        change(dataset, 0)
     save(dataset, path)
     return path
 
 
-def _item(**values: object) -> Dataset:
-    item = Dataset()
+def functional_group(position: tuple[float, ...], orientation: tuple[float, ...] = AXIAL, **macros: Dataset) -> Dataset:
+    """What an enhanced file says of one frame. macros: sequences by keyword, one item each."""
+    group = Dataset()
+    group.PlanePositionSequence = Sequence([item(ImagePositionPatient=list(position))])
+    group.PlaneOrientationSequence = Sequence([item(ImageOrientationPatient=list(orientation))])
+    group.PixelMeasuresSequence = Sequence([item(PixelSpacing=[SPACING[1], SPACING[0]], SliceThickness=SPACING[2])])
+    for keyword, macro in macros.items():
+        setattr(group, keyword, Sequence([macro]))
+    return group
+
+
+def item(**values: object) -> Dataset:
+    """A data set of these fields, to put into a sequence."""
+    made = Dataset()
     for name, value in values.items():
-        setattr(item, name, value)
-    return item
+        setattr(made, name, value)
+    return made
 
 
 def change_to(**values: object) -> Change:

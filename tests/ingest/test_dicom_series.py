@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from medcl.foundation import geometry
 from medcl.ingest import IngestConfig, Reading, read_scans
-from tests.ingest.scanner import change_to, enhanced, phantom, put_pixels, series
+from tests.ingest.scanner import change_to, phantom, series
 
 SPACING = (0.8, 0.9, 2.5)
 
@@ -84,30 +84,6 @@ def test_without_preamble(tmp_path: Path, syntax: str) -> None:
     check_default(read_scans(series(tmp_path, syntax=syntax, preamble=False)), phantom())
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_garbage_above_the_stored_bits(tmp_path: Path, signed: bool) -> None:
-    pixels = phantom() - (500 if signed else 0)
-    stored = (pixels.astype(np.int32) & 0x0FFF) | 0xA000
-    kind = np.int16 if signed else np.uint16
-
-    def change(dataset: Dataset, index: int) -> None:
-        put_pixels(dataset, stored.astype(np.uint16)[index].view(kind), bits_stored=12)
-
-    check_default(read_scans(series(tmp_path, change=change)), pixels)
-
-
-def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
-    pixels = phantom()
-
-    def change(dataset: Dataset, index: int) -> None:
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + 0.25 * index, -1000 + index
-
-    array, _ = in_ras(read_scans(series(tmp_path, pixels, change=change)))
-    for index in range(len(pixels)):
-        values = pixels[index].astype(np.float64) * (1 + 0.25 * index) - 1000 + index
-        np.testing.assert_allclose(array[:, :, index], values.T[::-1, ::-1], atol=1e-3)
-
-
 def test_oblique_series(tmp_path: Path) -> None:
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
     orientation = (*turn[:, 0], *turn[:, 1])
@@ -127,19 +103,9 @@ def test_missing_slices(tmp_path: Path, missing: list[int]) -> None:
     assert reasons(read_scans(tmp_path)) == {"missing_slices": 8 - len(missing)}
 
 
-def test_variable_spacing(tmp_path: Path) -> None:
-    places = [(-10.0, -20.0, 30 + 2.5 * k + 0.05 * k * k) for k in range(8)]
-    assert reasons(read_scans(series(tmp_path, positions=places))) == {"variable_spacing": 8}
-
-
 def test_spacing_within_tolerance(tmp_path: Path) -> None:
     places = [(-10.0, -20.0, 30 + 2.5 * k + 0.004 * (k % 2)) for k in range(8)]
     assert reasons(read_scans(series(tmp_path, positions=places))) == {"ok": 8}
-
-
-def test_slices_shifted_in_their_plane(tmp_path: Path) -> None:
-    places = [(-10.0 + (2 if k == 4 else 0), -20.0, 30 + 2.5 * k) for k in range(8)]
-    assert reasons(read_scans(series(tmp_path, positions=places))) == {"shifted_slices": 8}
 
 
 def test_copies_are_dropped_and_listed(tmp_path: Path) -> None:
@@ -154,16 +120,6 @@ def test_one_instance_with_two_contents_is_a_conflict(tmp_path: Path) -> None:
     series(tmp_path / "a")
     series(tmp_path / "b", phantom(seed=1))
     assert reasons(read_scans(tmp_path)) == {"conflicting_copies": 16}
-
-
-def test_two_positions_and_no_way_to_tell(tmp_path: Path) -> None:
-    series(tmp_path)
-
-    def other(dataset: Dataset, _: int) -> None:
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "2.25.999"
-
-    series(tmp_path / "extra", phantom(seed=1)[3:4], positions=[(-10.0, -20.0, 37.5)], change=other)
-    assert reasons(read_scans(tmp_path)) == {"ambiguous_positions": 9}
 
 
 @pytest.mark.parametrize("field", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InstanceNumber"])
@@ -218,21 +174,6 @@ def test_what_makes_two_volumes_of_one_folder(tmp_path: Path, split: dict[str, l
     assert stored == sorted(int(phantom(seed=which).astype(np.int64).sum()) for which in range(2))
 
 
-def test_frame_of_reference_of_every_slice_its_own(tmp_path: Path) -> None:
-    def change(dataset: Dataset, index: int) -> None:
-        dataset.FrameOfReferenceUID = f"1.2.3.{index}"
-
-    reading = read_scans(series(tmp_path, change=change))
-    check_default(reading, phantom())
-    assert reading.flags[0] == ("frame_of_reference_varies",)
-
-
-def test_mixed_orientations(tmp_path: Path) -> None:
-    series(tmp_path, names=lambda index: f"a{index}")
-    series(tmp_path, phantom(seed=1), orientation=(0, 1, 0, 0, 0, -1), uid="2.25.100", names=lambda index: f"b{index}")
-    assert len(read_scans(tmp_path).volumes) == 2
-
-
 TILT = np.deg2rad(15)
 
 
@@ -274,22 +215,6 @@ def test_tilt_is_resampled_where_the_world_says(tmp_path: Path) -> None:
     inner = covered & np.roll(covered, 2, 1) & np.roll(covered, -2, 1)
     assert inner.mean() > 0.6
     assert np.abs(volume.array - truth)[inner].max() < 4
-
-
-def test_enhanced_multi_frame(tmp_path: Path) -> None:
-    pixels = phantom(6).astype(np.uint16)
-    places = [(-10.0, -20.0, 30 + 2.5 * index) for index in range(6)]
-    slopes = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
-    reading = read_scans(enhanced(tmp_path / "one.dcm", pixels, places, slopes, [4, 0, 5, 2, 1, 3]))
-    truth = pixels * np.array(slopes)[:, None, None]
-    np.testing.assert_allclose(reading.volumes[0].array, truth.transpose(2, 1, 0), rtol=1e-6)
-    np.testing.assert_allclose(reading.volumes[0].spacing_mm, SPACING, atol=1e-6)
-
-
-def test_enhanced_with_a_frame_missing(tmp_path: Path) -> None:
-    places = [(-10.0, -20.0, 30 + 2.5 * index) for index in range(6)]
-    enhanced(tmp_path / "one.dcm", phantom(6).astype(np.uint16), places, [1.0] * 6, [0, 1, 2, 4, 5])
-    assert reasons(read_scans(tmp_path)) == {"missing_slices": 1}
 
 
 @pytest.mark.parametrize(
@@ -363,22 +288,3 @@ def test_units_of_ct_without_rescale_are_not_hounsfield(tmp_path: Path) -> None:
     reading = read_scans(series(tmp_path, change=change))
     assert reading.volumes[0].units == "arbitrary"
     assert reading.flags == [("no_hounsfield_rescale",)]
-
-
-def test_doubtful_hounsfield_values_are_flagged(tmp_path: Path) -> None:
-    assert read_scans(series(tmp_path / "air", change=change_to(RescaleIntercept=0))).flags == [("air_missing",)]
-    assert read_scans(series(tmp_path / "twice", change=change_to(RescaleIntercept=-2048))).flags == [("rescaled_twice",)]
-
-
-def test_pet_in_suv(tmp_path: Path) -> None:
-    def change(dataset: Dataset, _: int) -> None:
-        dataset.Units, dataset.DecayCorrection, dataset.PatientWeight = "BQML", "START", 70
-        dataset.RescaleSlope, dataset.RescaleIntercept = 2.0, 0
-        item = Dataset()
-        item.RadionuclideTotalDose, item.RadionuclideHalfLife, item.RadiopharmaceuticalStartTime = 350e6, 6586.2, "091112"
-        dataset.RadiopharmaceuticalInformationSequence = [item]
-
-    volume = read_scans(series(tmp_path, modality="PT", change=change)).volumes[0]
-    assert volume.units == "SUV"
-    factor = 2.0 * 70_000 / (350e6 * 0.5 ** (3600 / 6586.2))
-    np.testing.assert_allclose(volume.array, phantom().transpose(2, 1, 0) * factor, rtol=1e-5)
