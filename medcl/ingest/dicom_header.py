@@ -14,6 +14,7 @@ from pydicom import config as pydicom_config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
+from medcl.ingest.dicom_streams import DEFLATED, refuse_deflate_bomb, refuse_growth
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
 from medcl.ingest.ledger import Refused
 
@@ -149,6 +150,7 @@ def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
     size = os.path.getsize(path)
     with quiet_pydicom(), open(path, "rb") as handle:
         stream: Any = BytesIO(handle.read()) if size <= SMALL_FILE else handle
+        refuse_deflate_bomb(stream, size)
         try:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=WANTED)
         except Exception as error:  # pydicom raises many kinds on a broken file
@@ -248,7 +250,7 @@ def _encoding(dataset: Dataset) -> tuple[bool, bool]:
 
 def _find_pixels(fields: Fields, stream: Any, syntax: str, implicit: bool, little: bool) -> tuple[int, int, int] | None:
     """(tag, offset, length) of the pixel element that follows the header; length -1 where it is encapsulated."""
-    if syntax == "1.2.840.10008.1.2.1.99":
+    if syntax == DEFLATED:
         # deflated: the element lies in the inflated stream; pydicom reads it as a whole later
         return (0x7FE00010, -1, -1) if fields.has("Rows") else None
     start = stream.tell()
@@ -284,6 +286,8 @@ def check_layout(pixels: PixelLayout, budget: int) -> None:
         raise Refused("truncated", "compressed pixels end too early")
     if pixels.length >= 0:
         _check_length(pixels, needed)
+    else:
+        refuse_growth(needed, pixels.file_bytes)
 
 
 def _check_length(pixels: PixelLayout, needed: int) -> None:

@@ -13,12 +13,14 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_sp
 from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
+from medcl.ingest.dicom_streams import check_frame
 from medcl.ingest.ledger import Refused
 from medcl.ingest.picture import LUMINANCE
 
 _NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
 _JPEG_BASELINE, _JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+_JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
 # In this order: gdcm fills damaged RLE up in silence, and wide JPEG-LS kills it. Pillow is only trusted with 8-bit JPEG:
 # for JPEG 2000 it gives other pixels in silence.
@@ -173,10 +175,11 @@ def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
         raise Refused("no_transfer_syntax")
     try:
         dataset = _whole(path)
+        content = _checked_stream(dataset, pixels, number)
         if syntax in _JPEG_2000:
-            return _jpeg_2000(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames), pixels)
+            return _jpeg_2000(content, pixels)
         if syntax == _JPEG_EXTENDED and pixels.bits_stored > 8:
-            return _jpeg_12_bit(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames))
+            return _jpeg_12_bit(content)
         return _by_plugin(dataset, number, syntax)
     except Refused:
         raise
@@ -184,6 +187,15 @@ def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
         raise _missing_codec(syntax) from None
     except Exception as error:  # codecs raise every kind of error on broken streams
         raise Refused("decode_failed", f"{type(error).__name__}, {syntax}") from None
+
+
+def _checked_stream(dataset: Dataset, pixels: PixelLayout, number: int) -> bytes:
+    """A frame's JPEG, JPEG-LS or JPEG 2000 stream, which is what the header says; nothing for other syntaxes."""
+    if not pixels.transfer_syntax.startswith(_JPEG_FAMILY):
+        return b""
+    content = get_frame(dataset.PixelData, number, number_of_frames=pixels.frames)
+    check_frame(content, pixels.rows, pixels.columns)
+    return content
 
 
 def _missing_codec(syntax: str) -> Refused:

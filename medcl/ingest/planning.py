@@ -17,7 +17,7 @@ from medcl.ingest.records import Identity
 from medcl.ingest.settings import Columns, IngestConfig
 from medcl.ingest.sources import Met, Survey
 from medcl.ingest.tables import Table, read_csv
-from medcl.ingest.workers import Workers
+from medcl.ingest.workers import Workers, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
@@ -80,6 +80,7 @@ def read_headers(task: HeaderTask) -> Headers:
     result = Headers()
     for met in task.files:
         try:
+            give_time(os.path.getsize(met.path))
             result.frames += read_frames(met.path, met.relative, task.config)
         except Refused as refusal:
             result.fates.append(Fate(met.path, refusal.reason, refusal.detail))

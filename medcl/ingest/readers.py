@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from medcl.ingest.masks import Mask
 from medcl.ingest.records import Outcome, Scan, Source
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.sources import Met
+from medcl.ingest.workers import give_memory, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
@@ -44,6 +46,9 @@ class UnitResult:
 def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> UnitResult:
     """Read one unit. Never raises: what goes wrong becomes the fate of its files."""
     try:
+        size = sum(os.path.getsize(met.path) for met in unit.files)
+        give_time(size)
+        give_memory(size)
         result = _mask(unit, config) if unit.reader == MASK else UnitResult(_scans(unit, config, keep_voxels))
     except Refused as refusal:
         return refused(unit, refusal.reason, refusal.detail)
@@ -105,6 +110,7 @@ def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
     outcome = Outcome()
     for scan in _reader_of(unit, config)():
         outcome.scans.append(scan if keep_voxels else scan.without_voxels())
+        give_time(os.path.getsize(unit.files[0].path))
     detail = f"{len(outcome.scans)} volumes" if len(outcome.scans) > 1 else ""
     first = outcome.scans[0].identity.volume if outcome.scans else ""
     outcome.fates = [Fate(one.path, "ok", detail, volume=first) for one in unit.files]

@@ -148,8 +148,7 @@ def _items(content: bytes, place: int, end: int, order: str, explicit: bool, dep
         place += 8
         if (group, element) == (0xFFFE, 0xE0DD):
             return items, place
-        if (group, element) != (0xFFFE, 0xE000):
-            raise Unclear("no item")
+        # Whatever its tag says, what stands in an item's place is one.
         item, place = _read(content, place, end if length == _UNDEFINED else place + length, order, explicit, depth + 1, lambda tag: False)
         items.append(item)
     return items, end
@@ -175,7 +174,7 @@ def dicom_planes(content: bytes) -> list[Plane]:
     order = ">" if syntax == "1.2.840.10008.1.2.2" else "<"
     frames = stored_frames(elements, syntax, order)
     if 0x52009230 in elements:
-        shared = elements[0x52009229][1][0]
+        shared = elements[0x52009229][1][0] if 0x52009229 in elements else {}
         groups = [{**shared, **group} for group in elements[0x52009230][1]]
         parts = [{tag: value for item in group.values() for tag, value in item[1][0].items()} for group in groups]
     else:
