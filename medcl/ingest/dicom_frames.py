@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from medcl.ingest.dicom_header import Frame, Header, Patient, PixelLayout, check_layout, open_header, quiet_pydicom, why_not_an_image
+from medcl.ingest.dicom_mosaic import mosaic_frames
 from medcl.ingest.dicom_suv import suv_factor
 from medcl.ingest.dicom_tags import Fields
 from medcl.ingest.ledger import Refused
@@ -71,13 +72,13 @@ def _no_pixels(fields: Fields, is_cut: bool) -> Refused:
 
 def _volume_frames(header: Header, fields: Fields, config: IngestConfig) -> list[Frame]:
     # Converters leave functional groups in plain files too: a plain file's own position is what counts.
-    if header.pixels.frames == 1 and fields.numbers("ImagePositionPatient"):
-        return [_plain_frame(header, fields, 0)]
-    if fields.has("PerFrameFunctionalGroupsSequence"):
+    own_position = header.pixels.frames == 1 and fields.numbers("ImagePositionPatient")
+    if fields.has("PerFrameFunctionalGroupsSequence") and not own_position:
         return _enhanced_frames(header, fields, config)
     if header.pixels.frames > 1:
         raise Refused("no_geometry", f"{header.pixels.frames} frames without functional groups")
-    return [_plain_frame(header, fields, 0)]
+    plain = _plain_frame(header, fields, 0)
+    return mosaic_frames(plain, fields) if "MOSAIC" in header.image_type else [plain]
 
 
 def _header(path: str, relative: str, fields: Fields, pixels: PixelLayout) -> Header:
@@ -165,8 +166,6 @@ def _refuse_by_kind(header: Header, config: IngestConfig) -> None:
         raise Refused("unsupported_modality")
     if words & _LOCALIZER_WORDS and not config.keep_localizers:
         raise Refused("localizer")
-    if "MOSAIC" in words:
-        raise Refused("mosaic")
     if header.modality not in VOLUME_MODALITIES:
         return
     if not config.keep_derived and _is_derived(header.image_type, header.flags):

@@ -178,21 +178,26 @@ def _told_apart(frames: list[Frame], digest: Callable[[Frame], bytes]) -> tuple[
 
 
 def _without_copies(frames: list[Frame], digest: Callable[[Frame], bytes], *, same_times: bool) -> tuple[list[Frame], list[Dropped]]:
-    """Drop pixel-identical frames of one position; two different images with one instance UID are a conflict."""
+    """Drop pixel-identical frames of one position; two different images with one instance UID are a conflict.
+
+    Pixels are only read where frames could be copies of each other.
+    """
     kept: list[Frame] = []
     dropped: list[Dropped] = []
     for place in _by_position(frames):
-        if len(place) == 1:
-            kept.extend(place)
-            continue
         seen: dict[tuple, Frame] = {}
         names: dict[tuple[str, int], bytes] = {}
+        instances = Counter((frame.header.instance, frame.number) for frame in place)
+        moments = Counter(frame.times if same_times else () for frame in place)
         for frame in place:
+            name, moment = (frame.header.instance, frame.number), frame.times if same_times else ()
+            if moments[moment] == 1 and instances[name] == 1:
+                kept.append(frame)
+                continue
             value = digest(frame)
-            name = (frame.header.instance, frame.number)
             if frame.header.instance and names.setdefault(name, value) != value:
                 raise Refused("conflicting_copies")
-            copy_of = (value, frame.times if same_times else ())
+            copy_of = (value, moment)
             if copy_of in seen:
                 dropped.append(Dropped(frame, "duplicate_slice"))
             else:

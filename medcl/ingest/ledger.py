@@ -36,7 +36,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "derived": ("refused", "a derived image (reformat, projection, map, phase); set keep_derived to use it"),
     "secondary_capture": ("refused", "a secondary capture: a screen shot may show names"),
     "burned_in_annotation": ("refused", "the header says that text is burned in; set keep_burned_in to use it"),
-    "mosaic": ("refused", "a Siemens mosaic: slices hidden in tiles"),
+    "mosaic": ("refused", "a Siemens mosaic whose private header does not say how its slices lie"),
     "colour": ("refused", "colour pixels where grey values were expected"),
     "unsupported_modality": ("refused", "a modality that medcl does not read"),
     # refused, DICOM: geometry

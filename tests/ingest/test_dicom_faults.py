@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcl.ingest import read_scans
-from tests.ingest import faults_enhanced, faults_geometry, faults_pixels  # noqa: F401  (each fills the table)
+from tests.ingest import faults_enhanced, faults_geometry, faults_mosaic, faults_pixels  # noqa: F401  (each fills the table)
 from tests.ingest.faults import FAULTS, Fault, judge
 
 

@@ -230,7 +230,6 @@ def test_tilt_is_resampled_where_the_world_says(tmp_path: Path) -> None:
         ("presentation_state", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.1"}),
         ("key_objects", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.59"}),
         ("burned_in_annotation", {"BurnedInAnnotation": "YES"}),
-        ("mosaic", {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}),
         ("unsupported_modality", {"Modality": "OT"}),
         ("rescale_slope_zero", {"RescaleSlope": 0}),
         ("no_geometry", {"ImagePositionPatient": None}),
