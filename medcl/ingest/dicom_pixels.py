@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +14,13 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_sp
 from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
-from medcl.ingest.dicom_streams import check_frame
+from medcl.ingest.dicom_streams import JPEG_FAMILY, check_frame
 from medcl.ingest.ledger import Refused
 from medcl.ingest.picture import LUMINANCE
 
 _NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}
 _JPEG_BASELINE, _JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
-_JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109))
 # In this order: gdcm fills damaged RLE up in silence, and wide JPEG-LS kills it. Pillow is only trusted with 8-bit JPEG:
 # for JPEG 2000 it gives other pixels in silence.
@@ -191,7 +191,7 @@ def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
 
 def _checked_stream(dataset: Dataset, pixels: PixelLayout, number: int) -> bytes:
     """A frame's JPEG, JPEG-LS or JPEG 2000 stream, which is what the header says; nothing for other syntaxes."""
-    if not pixels.transfer_syntax.startswith(_JPEG_FAMILY):
+    if not pixels.transfer_syntax.startswith(JPEG_FAMILY):
         return b""
     content = get_frame(dataset.PixelData, number, number_of_frames=pixels.frames)
     check_frame(content, pixels.rows, pixels.columns)
@@ -230,7 +230,10 @@ def _by_plugin(dataset: Dataset, number: int, syntax: str) -> np.ndarray:
         if not usable:
             raise _missing_codec(syntax)
         options["decoding_plugin"] = usable[0]
-    values, _ = decoder.as_array(dataset, **options)
+    with warnings.catch_warnings():
+        # Runs that are longer than the image: damage, which pydicom cuts off with a warning.
+        warnings.filterwarnings("error", message=".*RLE segment")
+        values, _ = decoder.as_array(dataset, **options)
     return values
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
 from typing import Any
 
 from medcl.ingest.ledger import Refused
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_FAMILY = "1.2.840.10008.1.2.4."
 # Beyond this a file may become so many times its own size; scans shrink by less than a hundredth of it.
 HARMLESS_BYTES, MOST_GROWTH = 2**26, 256
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 _META_LENGTH = b"\x02\0\0\0UL\4\0"
+_DEFLATED_UID = DEFLATED.encode()
+_EXPLICIT_UID = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED_UID), b"\0")
 
 
 def refuse_growth(needed: int, size: int) -> None:
@@ -21,28 +25,30 @@ def refuse_growth(needed: int, size: int) -> None:
         raise Refused("too_large", f"{needed} bytes out of {size}")
 
 
-def refuse_deflate_bomb(stream: Any, size: int) -> None:
-    """Inflate a deflated file without keeping it. Raises Refused where it grows too far, is damaged or ends early.
+def inflated(stream: Any, size: int) -> BytesIO | None:
+    """A deflated file as it is beneath: explicit little endian; None for any other file, whose stream is left at its beginning.
 
-    stream: the file at its beginning, where it is left.
+    Raises Refused where it grows too far, is damaged or ends early.
     """
     head = stream.read(1024)
     start = 144 + int.from_bytes(head[140:144], "little")
-    if DEFLATED.encode() in head and head[132:140] == _META_LENGTH:
-        stream.seek(start)
-        unzip = zlib.decompressobj(wbits=-15)
-        grown = 0
-        pending = stream.read(2**20)
-        try:
-            while pending and not unzip.eof:
-                grown += len(unzip.decompress(pending, 2**20))
-                refuse_growth(grown, size)
-                pending = unzip.unconsumed_tail or stream.read(2**20)
-        except zlib.error:
-            raise Refused("decode_failed", "deflated data set") from None
-        if not unzip.eof:
-            raise Refused("truncated", "the deflated data set ends early")
     stream.seek(0)
+    if _DEFLATED_UID not in head[:start] or head[132:140] != _META_LENGTH:
+        return None
+    meta = stream.read(start).replace(_DEFLATED_UID, _EXPLICIT_UID)
+    unzip, parts, grown = zlib.decompressobj(wbits=-15), [meta], 0
+    pending = stream.read(2**20)
+    try:
+        while pending and not unzip.eof:
+            parts.append(unzip.decompress(pending, 2**20))
+            grown += len(parts[-1])
+            refuse_growth(grown, size)
+            pending = unzip.unconsumed_tail or stream.read(2**20)
+    except zlib.error:
+        raise Refused("decode_failed", "deflated data set") from None
+    if not unzip.eof:
+        raise Refused("truncated", "the deflated data set ends early")
+    return BytesIO(b"".join(parts))
 
 
 def check_frame(content: bytes, rows: int, columns: int) -> None:

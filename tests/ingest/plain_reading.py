@@ -107,8 +107,6 @@ def _read(content: bytes, place: int, end: int, order: str, explicit: bool, dept
             return found, place
         if tag == 0xFFFEE00D:
             return found, place + 8
-        if found and tag <= max(found):
-            raise Unclear("tags do not rise")
         vr, length, place = _head(content, place + 4, order, explicit, tag)
         value, place = _value(content, place, end, length, (order, explicit, depth, vr))
         found[tag] = vr, value
