@@ -73,13 +73,10 @@ def ingest(
     """Read raw scans into a manifest without identifiers, and list what became of every file."""
     with Conversation("ingest", as_json, quiet) as talk:
         from medcl.ingest.run import ingest as ingest_scans
-        from medcl.store.recipe import BUILT_IN
 
         chosen = _ingest_settings(settings)
         summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress)
-        fitting = [modality for modality in summary.modalities if modality in BUILT_IN]
-        recipe = fitting[0] if fitting else "|".join([*BUILT_IN, "FILE.yaml"])
-        talk.done(summary.lines, summary.counts, next=f"medcl prepare {out} --out {out}/store --recipe {recipe}")
+        talk.done(summary.lines, summary.counts, next=_after_ingest(summary.modalities, out))
 
 
 @app.command(epilog="Example: medcl convert export/ --out nifti/")
@@ -264,6 +261,16 @@ def _size(text: str | None) -> tuple[int, ...] | None:
     if size is not None and (len(size) not in (2, 3) or min(size) < 1):
         raise UserError(f"--size {text}: expected two or three whole numbers, for example 96,96,96")
     return size
+
+
+def _after_ingest(modalities: dict[str, int], out: Path) -> str:
+    """What to do with a DATA folder that holds scans of these modalities."""
+    from medcl.store.recipe import BUILT_IN
+
+    fitting = [modality for modality in modalities if modality in BUILT_IN]
+    if not fitting and set(modalities) == {"unknown"}:
+        return f"the files do not say what they show: put `modality: {next(iter(BUILT_IN))}` (or another) into --settings, and ingest again"
+    return f"medcl prepare {out} --out {out}/store --recipe {fitting[0] if fitting else 'FILE.yaml'}"
 
 
 def _recipe(data: Path, name: str | None) -> Any:

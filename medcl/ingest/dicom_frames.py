@@ -224,11 +224,12 @@ def _spacing(fields: Fields, modality: str) -> tuple[float, ...]:
     return spacing if spacing and min(spacing) > 0 else ()
 
 
-def _rescale(fields: Fields) -> tuple[float, float]:
-    """Slope and intercept. Raises Refused where they are there and cannot be."""
+def _rescale(fields: Fields, must_be: bool = False) -> tuple[float, float]:
+    """Slope and intercept. Raises Refused where they are there and cannot be, or (must_be) where one is not there."""
     values = []
     for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        value = fields.number(keyword, default if not fields.has(keyword) or not fields.texts(keyword) else math.nan)
+        is_absent = not must_be and (not fields.has(keyword) or not fields.texts(keyword))
+        value = fields.number(keyword, default if is_absent else math.nan)
         if value is None or not math.isfinite(value) or abs(value) > 1e9:
             raise Refused("rescale_invalid")
         values.append(value)
@@ -247,6 +248,8 @@ def _enhanced_frames(header: Header, fields: Fields, config: IngestConfig) -> li
     if len(per_frame) != header.pixels.frames:
         raise Refused("bad_header", f"{len(per_frame)} functional groups for {header.pixels.frames} frames")
     groups = [_Groups([group, *shared]) for group in per_frame]
+    if len({group.macro("PixelValueTransformationSequence") is None for group in groups}) > 1:
+        raise Refused("inconsistent_headers", "some frames do not say how their values are scaled")
     # Values are HU where every frame says so in its own group.
     header.facts["hounsfield"] = all(group.is_hounsfield() for group in groups)
     frames = [_enhanced_frame(header, number, group) for number, group in enumerate(groups)]
@@ -312,13 +315,18 @@ def _enhanced_frame(header: Header, number: int, groups: _Groups) -> Frame:
     if place is None or turn is None or measures is None:
         raise Refused("no_geometry", "functional groups without position, orientation or spacing")
     scale = groups.macro("PixelValueTransformationSequence")
-    slope, intercept = _rescale(scale) if scale else (1.0, 0.0)
+    slope, intercept = _rescale(scale, must_be=True) if scale else (1.0, 0.0)
+    position, orientation = _exactly(place.numbers("ImagePositionPatient"), 3), _exactly(turn.numbers("ImageOrientationPatient"), 6)
+    spacing = _spacing(measures, header.modality)
+    if not (position and orientation and spacing):
+        # One frame that drops out would shorten the stack in silence.
+        raise Refused("no_geometry", "a frame without position, orientation or spacing")
     return Frame(
         header=header,
         number=number,
-        position=_exactly(place.numbers("ImagePositionPatient"), 3),
-        orientation=_exactly(turn.numbers("ImageOrientationPatient"), 6),
-        spacing=_spacing(measures, header.modality),
+        position=position,
+        orientation=orientation,
+        spacing=spacing,
         slope=slope,
         intercept=intercept,
         image_type=groups.image_type() or header.image_type,

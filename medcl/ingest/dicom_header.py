@@ -13,7 +13,9 @@ import pydicom
 from pydicom import config as pydicom_config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
+from medcl.ingest.dicom_streams import DEFLATED, JPEG_FAMILY, inflated, refuse_growth
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
 from medcl.ingest.ledger import Refused
 
@@ -159,10 +161,15 @@ def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
     size = os.path.getsize(path)
     with quiet_pydicom(), open(path, "rb") as handle:
         stream: Any = BytesIO(handle.read()) if size <= SMALL_FILE else handle
+        beneath = inflated(stream, size)
+        if beneath is not None:
+            stream, size = beneath, beneath.getbuffer().nbytes
         try:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=WANTED)
         except Exception as error:  # pydicom raises many kinds on a broken file
             raise Refused("unreadable", type(error).__name__) from None
+        if beneath is not None:
+            dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
         fields = Fields(dataset)
         is_cut = stream.tell() > size or _last_is_short(dataset)
         return fields, _layout(fields, stream, size), is_cut
@@ -191,7 +198,7 @@ def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
     """Rows, columns, bits and so on, with the place of the pixels. None where there are none."""
     implicit, little = _encoding(fields.dataset)
     syntax = str(getattr(fields.dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
-    place = _find_pixels(fields, stream, syntax, implicit, little)
+    place = _find_pixels(stream, implicit, little)
     if place is None:
         return None
     tag, offset, length = place
@@ -256,11 +263,8 @@ def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     return bool(implicit), little is not False
 
 
-def _find_pixels(fields: Fields, stream: Any, syntax: str, implicit: bool, little: bool) -> tuple[int, int, int] | None:
+def _find_pixels(stream: Any, implicit: bool, little: bool) -> tuple[int, int, int] | None:
     """(tag, offset, length) of the pixel element that follows the header; length -1 where it is encapsulated."""
-    if syntax == "1.2.840.10008.1.2.1.99":
-        # deflated: the element lies in the inflated stream; pydicom reads it as a whole later
-        return (0x7FE00010, -1, -1) if fields.has("Rows") else None
     start = stream.tell()
     head = stream.read(12)
     order: Any = "little" if little else "big"
@@ -290,10 +294,14 @@ def check_layout(pixels: PixelLayout, budget: int) -> None:
     needed = pixels.rows * pixels.columns * pixels.frames * pixels.samples * (pixels.bits_allocated // 8)
     if needed > budget:
         raise Refused("too_large", f"{needed} bytes")
+    if pixels.transfer_syntax.startswith(JPEG_FAMILY) and pixels.high_bit != pixels.bits_stored - 1:
+        raise Refused("bad_header", f"bits {pixels.bits_stored}/{pixels.high_bit} of a compressed image")
     if pixels.is_cut:
         raise Refused("truncated", "compressed pixels end too early")
     if pixels.length >= 0:
         _check_length(pixels, needed)
+    else:
+        refuse_growth(needed, pixels.file_bytes)
 
 
 def _check_length(pixels: PixelLayout, needed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_sp
 from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
+from medcl.ingest.dicom_streams import JPEG_FAMILY, check_frame
 from medcl.ingest.ledger import Refused
 from medcl.ingest.picture import LUMINANCE
 
@@ -173,10 +175,11 @@ def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
         raise Refused("no_transfer_syntax")
     try:
         dataset = _whole(path)
+        content = _checked_stream(dataset, pixels, number)
         if syntax in _JPEG_2000:
-            return _jpeg_2000(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames), pixels)
+            return _jpeg_2000(content, pixels)
         if syntax == _JPEG_EXTENDED and pixels.bits_stored > 8:
-            return _jpeg_12_bit(get_frame(dataset.PixelData, number, number_of_frames=pixels.frames))
+            return _jpeg_12_bit(content)
         return _by_plugin(dataset, number, syntax)
     except Refused:
         raise
@@ -184,6 +187,15 @@ def _decode(path: str, pixels: PixelLayout, number: int) -> np.ndarray:
         raise _missing_codec(syntax) from None
     except Exception as error:  # codecs raise every kind of error on broken streams
         raise Refused("decode_failed", f"{type(error).__name__}, {syntax}") from None
+
+
+def _checked_stream(dataset: Dataset, pixels: PixelLayout, number: int) -> bytes:
+    """A frame's JPEG, JPEG-LS or JPEG 2000 stream, which is what the header says; nothing for other syntaxes."""
+    if not pixels.transfer_syntax.startswith(JPEG_FAMILY):
+        return b""
+    content = get_frame(dataset.PixelData, number, number_of_frames=pixels.frames)
+    check_frame(content, pixels.rows, pixels.columns)
+    return content
 
 
 def _missing_codec(syntax: str) -> Refused:
@@ -218,7 +230,10 @@ def _by_plugin(dataset: Dataset, number: int, syntax: str) -> np.ndarray:
         if not usable:
             raise _missing_codec(syntax)
         options["decoding_plugin"] = usable[0]
-    values, _ = decoder.as_array(dataset, **options)
+    with warnings.catch_warnings():
+        # Runs that are longer than the image: damage, which pydicom cuts off with a warning.
+        warnings.filterwarnings("error", message=".*RLE segment")
+        values, _ = decoder.as_array(dataset, **options)
     return values
 
 

@@ -10,12 +10,18 @@ from medcl.ingest.records import modality_name
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".img.gz", ".img", ".hdr.gz", ".hdr")
 _ENTITY = re.compile(r"(?:^|_)(sub|ses)-([A-Za-z0-9+]+)")
+# With a digit: a folder `sub-studies` is no subject.
+_FOLDER_ENTITY = re.compile(r"(?:^|/)(sub|ses)-([A-Za-z+]*[0-9][A-Za-z0-9+]*)(?:/|$)")
 _BIDS_MODALITY = {
     "ct": "ct", "pet": "pet", "T1w": "mr", "T2w": "mr", "T1rho": "mr", "T2star": "mr", "T2starw": "mr", "T1map": "mr", "T2map": "mr",
     "FLAIR": "mr", "PDw": "mr", "PDT2": "mr", "PD": "mr", "inplaneT1": "mr", "inplaneT2": "mr", "angio": "mr", "bold": "mr", "cbv": "mr",
     "sbref": "mr", "dwi": "mr", "epi": "mr", "asl": "mr", "m0scan": "mr", "MEGRE": "mr", "MESE": "mr", "UNIT1": "mr", "SWI": "mr",
+    "MP2RAGE": "mr", "MPM": "mr", "VFA": "mr", "IRT1": "mr", "TB1DAM": "mr", "TB1EPI": "mr", "MTR": "mr", "MTS": "mr", "FLASH": "mr",
+    "magnitude": "mr", "magnitude1": "mr", "magnitude2": "mr", "phase": "mr", "phase1": "mr", "phase2": "mr",
+    "phasediff": "mr", "fieldmap": "mr",
 }  # fmt: skip
-_MASK_END = re.compile(r"(?:^|[_-])(?:seg|dseg|mask|masks|label|labels|segmentation|roi)$", re.I)
+_NO_MAGNITUDE = re.compile(r"(?:^|_)(?:part-(?:phase|imag|real)(?:_|$)|(?:phase[12]?|phasediff|fieldmap)$)")
+_MASK_END = re.compile(r"(?:^|[_-])(?:seg|dseg|probseg|mask|masks|label|labels|segmentation|roi)$", re.I)
 _MASK_START = re.compile(r"^(?:seg|mask|label|labels|segmentation)[_-]", re.I)
 _MASK_INSIDE = re.compile(r"[_-](?:seg|dseg|mask)[_-]", re.I)
 _MASK_FOLDERS = {"labelstr", "labelsts", "labels", "masks", "segmentations"}
@@ -57,13 +63,20 @@ def without_mask_words(path: str) -> str:
     return _MASK_INSIDE.sub("_", stem)
 
 
+def is_no_magnitude(path: str) -> bool:
+    """Whether a BIDS name says that the file holds a phase, a part of complex values or a field map: no picture of the body."""
+    return bool(_NO_MAGNITUDE.search(stem_of(path)))
+
+
 def from_name(relative: str) -> Hint:
     """BIDS entities: `sub-` becomes the patient, `sub-` + `ses-` the study, the last word the modality.
 
-    Any other file is its own patient: nothing in its name says that it shares one.
+    Where the file's own name does not say it, its folders may. Any other file is its own patient: nothing in its name says
+    that it shares one.
     """
     stem = stem_of(relative)
-    entities = dict(_ENTITY.findall(stem))
+    folders = _FOLDER_ENTITY.findall(os.path.dirname(relative).replace(os.sep, "//"))
+    entities = dict(folders) | dict(_ENTITY.findall(stem))
     modality = _BIDS_MODALITY.get(stem.rsplit("_", 1)[-1], "")
     if "sub" not in entities:
         return Hint(patient=os.path.join(os.path.dirname(relative), stem))

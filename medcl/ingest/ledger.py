@@ -33,7 +33,7 @@ REASONS: dict[str, tuple[Status, str]] = {
     "second_mask": ("skipped", "the image already has a mask"),
     # refused, DICOM: what the object is
     "localizer": ("refused", "a localizer (scout, surview); set keep_localizers to use it"),
-    "derived": ("refused", "a derived image (reformat, projection, map); set keep_derived to use it"),
+    "derived": ("refused", "a derived image (reformat, projection, map, phase); set keep_derived to use it"),
     "secondary_capture": ("refused", "a secondary capture: a screen shot may show names"),
     "burned_in_annotation": ("refused", "the header says that text is burned in; set keep_burned_in to use it"),
     "mosaic": ("refused", "a Siemens mosaic whose private header does not say how its slices lie"),

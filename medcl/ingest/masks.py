@@ -20,13 +20,14 @@ _IMAGE_FOLDER = {"labelstr": "imagestr", "labelsts": "imagests", "labels": "imag
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask as read: its grid and the values in it. relative: its private name."""
+    """A mask as read: its grid and the values in it. relative: its private name; other_half: the .img of a .hdr."""
 
     path: str
     relative: str
     shape: tuple[int, ...]
     affine: np.ndarray
     pixel_hash: str = ""
+    other_half: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def attach(masks: Sequence[Mask], scans: Sequence[Scan], volume_of: dict[int, st
         if chosen is not None and chosen in taken:
             chosen, reason = None, "second_mask"
         if chosen is None:
-            fates.append(Fate(mask.path, reason, f"{len(candidates)} images beside it, {len(fitting)} on its grid"))
+            detail = f"{len(candidates)} images beside it, {len(fitting)} on its grid"
+            fates += [Fate(path, reason, detail) for path in (mask.path, *mask.other_half)]
             continue
         taken.add(chosen)
         attached.append(Attached(mask, chosen))
-        fates.append(Fate(mask.path, "mask", volume=volume_of[chosen]))
+        fates += [Fate(path, "mask", volume=volume_of[chosen]) for path in (mask.path, *mask.other_half)]
     return attached, fates
 
 

@@ -1,34 +1,31 @@
-"""NIfTI files to volumes: orientation that is stated and not guessed, gzip read to its end, time as `time_index`."""
+"""NIfTI files to volumes: orientation that is stated and not guessed, values scaled once, time as `time_index`."""
 
 from __future__ import annotations
 
 import math
-import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
-from nibabel.nifti2 import Nifti2Header, Nifti2Image
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.nifti1 import Nifti1Image
 
 from medcl.foundation.types import Units, Volume
-from medcl.ingest.hints import Hint
+from medcl.ingest.hints import Hint, is_no_magnitude
 from medcl.ingest.ledger import Refused
+from medcl.ingest.nifti_file import Stored, read_stored, slope_and_intercept
 from medcl.ingest.records import Facts, Identity, Scan, Source, describe
 from medcl.ingest.settings import IngestConfig
 
-_UNIT_MM = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
-_EXTRA_BYTES = 2**20
+# Codes of NIfTI's xyzt_units: metre, millimetre, micrometre; seconds, milliseconds, microseconds.
+_UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+_MILLIMETRES = 2
+_TIME_UNITS = (8, 16, 24)
+_LAST_FORM_CODE = 5
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0
 _INSIDE_MM = 0.1
+_SAME_SPACING = 0.01
+_FURTHEST_MM = 1e5
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,8 @@ class Opened:
 
 def read_scans(path: str, relative: str, hint: Hint, config: IngestConfig) -> Iterator[Scan]:
     """Yield one scan per time point. Raises Refused."""
+    if is_no_magnitude(relative) and not config.keep_derived:
+        raise Refused("derived", "phase, complex part or field map by its BIDS name")
     opened = open_nifti(path, config)
     count = opened.values.shape[3] if opened.values.ndim == 4 else 1
     for time_index in range(count):
@@ -77,182 +76,52 @@ def read_mask(path: str, config: IngestConfig) -> Volume:
 
 def open_nifti(path: str, config: IngestConfig, may_be_blank: bool = False) -> Opened:
     """Read and check one file. Raises Refused with the code of what is wrong."""
-    image = _load(path, config.budget_bytes)
-    header = image.header
-    shape = _checked_shape(header, config.budget_bytes)
-    affine, flags = _affine(image, config.nifti_orientation)
-    values = _values(image, shape, config.not_finite)
-    if not may_be_blank and values.max() == values.min():
-        raise Refused("blank")
-    if values.dtype.kind == "f" and config.not_finite == "zero" and not np.isfinite(values).all():
+    stored = read_stored(path, config.budget_bytes)
+    affine, flags = _affine(stored.header, config.nifti_orientation)
+    if stored.values.ndim == 4 and _units(stored.header)[1] not in _TIME_UNITS:
+        # Some data sets stack sequences or channels along the fourth axis.
+        flags.append("fourth_axis_unstated")
+    if not may_be_blank:
+        _refuse_blank(stored.values)
+    values = _real_values(stored)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if config.not_finite == "refuse":
+            raise Refused("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         flags.append("not_finite_zeroed")
+    if not may_be_blank:
+        _refuse_blank(values)
     return Opened(values, affine, tuple(flags))
 
 
-def _load(path: str, budget: int) -> Any:
-    try:
-        header_path, data_path = _pair(path)
-        header_bytes = _bytes_of(header_path, budget)
-        _check_as_written(header_bytes)
-        if header_path == data_path:
-            return _single(header_bytes)
-        holders = {
-            "header": FileHolder(fileobj=BytesIO(header_bytes)),
-            "image": FileHolder(fileobj=BytesIO(_bytes_of(data_path, budget))),
-        }
-        with LoggingOutputSuppressor():
-            return Nifti1Pair.from_file_map(holders)
-    except (HeaderDataError, ImageFileError, WrapStructError, ValueError) as error:
-        raise Refused("unreadable", type(error).__name__) from None
+def _refuse_blank(values: np.ndarray) -> None:
+    if values.max() == values.min():
+        raise Refused("blank")
 
 
-def _check_as_written(content: bytes) -> None:
-    """Raise Refused for a header that nibabel would silently repair into another one."""
-    if len(content) < 348:
-        raise Refused("truncated", f"{len(content)} bytes")
-    kind = Nifti2Header if content[4:7] in (b"n+2", b"ni2") else Nifti1Header
-    if kind is Nifti1Header and content[344:348] not in (b"n+1\0", b"ni1\0"):
-        raise Refused(
-            "analyze_format" if 348 in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")) else "unreadable"
-        )
-    header = kind(content[: kind.sizeof_hdr], check=False)
-    codes = int(header["qform_code"]), int(header["sform_code"])
-    if int(header["sizeof_hdr"]) != kind.sizeof_hdr or not all(0 <= code <= 5 for code in codes):
-        raise Refused("unreadable", "header size or orientation code")
-    lengths = [float(length) for length in header["pixdim"][1:4]]
-    if codes[1] == 0 and not all(length > 0 for length in lengths):
-        raise Refused("absurd_spacing", "zero or negative pixdim")
-
-
-def _single(content: bytes) -> Any:
-    if content[344:347] == b"ni1" or content[4:7] == b"ni2":
-        raise Refused("missing_pair")
-    with LoggingOutputSuppressor():
-        image: Any = (Nifti2Image if content[4:7] == b"n+2" else Nifti1Image).from_bytes(content)
-    header = image.header
-    needed = int(image.dataobj.offset) + math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
-    if len(content) - needed >= max(16, int(header["dim"][1]) * header.get_data_dtype().itemsize):
-        raise Refused("pixel_length", f"{len(content)} bytes for {needed}")
-    return image
-
-
-def _pair(path: str) -> tuple[str, str]:
-    """Header file and data file: the same for .nii, the two halves for .hdr / .img."""
-    base, suffix = os.path.splitext(path)
-    zipped = suffix if suffix.lower() == ".gz" else ""
-    if zipped:
-        base, suffix = os.path.splitext(base)
-    if suffix.lower() not in (".hdr", ".img"):
-        return path, path
-    header, data = (f"{base}{end}{zipped}" for end in ((".hdr", ".img") if suffix.islower() else (".HDR", ".IMG")))
-    if not (os.path.isfile(header) and os.path.isfile(data)):
-        raise Refused("missing_pair")
-    return header, data
-
-
-def _bytes_of(path: str, budget: int) -> bytes:
-    """The file's bytes, unzipped where it is gzip, whatever its name says. The checksum is checked; bombs stop early."""
-    with open(path, "rb") as handle:
-        if handle.read(2) != b"\x1f\x8b":
-            if os.path.getsize(path) > budget + _EXTRA_BYTES:
-                raise Refused("too_large", f"{os.path.getsize(path)} bytes")
-            handle.seek(0)
-            return handle.read()
-        handle.seek(0)
-        return _gunzip(handle, budget + _EXTRA_BYTES)
-
-
-def _gunzip(handle: Any, most: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    unzip = zlib.decompressobj(wbits=31)
-    pending = handle.read(2**20)
-    try:
-        while pending:
-            part = unzip.decompress(pending, 2**24)
-            size += len(part)
-            parts.append(part)
-            if size > most:
-                raise Refused("too_large", f"more than {most} bytes unzipped")
-            pending = unzip.unconsumed_tail or handle.read(2**20)
-            if unzip.eof:
-                # several gzip members may follow each other (bgzip writes them so)
-                pending = unzip.unused_data + pending if unzip.unused_data else pending
-                if not pending.startswith(b"\x1f\x8b"):
-                    break
-                unzip = zlib.decompressobj(wbits=31)
-    except zlib.error:
-        raise Refused("corrupt_gzip", f"after {size} bytes") from None
-    if not unzip.eof:
-        raise Refused("truncated", f"gzip stream ends after {size} bytes")
-    return b"".join(parts)
-
-
-def _checked_shape(header: Any, budget: int) -> tuple[int, ...]:
-    """The shape as (x, y, z) or (x, y, z, time), from a header whose numbers are possible."""
-    kind = header.get_data_dtype()
-    if kind.kind == "c":
-        raise Refused("complex_values")
-    if kind.fields is not None or kind.kind not in "iufb" or kind.itemsize > 8:
-        raise Refused("colour" if kind.fields is not None else "unreadable", f"type {kind.itemsize} bytes")
-    shape = tuple(int(length) for length in header.get_data_shape())
-    if min(shape, default=0) < 1:
-        raise Refused("dimensions", f"{shape}")
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (3, 4) or min(shape[:3]) < 2:
-        raise Refused("dimensions", f"{shape}")
-    needed = int(np.prod([float(length) for length in shape])) * kind.itemsize
-    if needed > budget:
-        raise Refused("too_large", f"{needed} bytes")
-    return shape
-
-
-def _values(image: Any, shape: tuple[int, ...], not_finite: str) -> np.ndarray:
-    """The voxels, scaled as the header says; whole-number types stay as they are where there is no scaling."""
-    try:
-        values = np.asanyarray(image.dataobj.get_unscaled())
-    except (OSError, EOFError, ValueError, OverflowError) as error:
-        raise Refused("truncated", type(error).__name__) from None
-    values = _scaled(values.reshape(shape, order="F"), float(image.dataobj.slope), float(image.dataobj.inter))
-    if values.dtype.kind == "f":
-        values = values.astype(np.float32, copy=False)
-        if not_finite == "refuse" and not np.isfinite(values).all():
-            raise Refused("not_finite", f"{int((~np.isfinite(values)).sum())} voxels")
-    if values.dtype.byteorder == ">":
-        values = values.astype(values.dtype.newbyteorder("="))
-    return values
-
-
-def _scaled(values: np.ndarray, slope: float, inter: float) -> np.ndarray:
+def _real_values(stored: Stored) -> np.ndarray:
+    """The voxels, scaled as the header says: float32, or the stored type where whole numbers are not scaled."""
+    values = stored.values
+    slope, inter = slope_and_intercept(stored.header)
     if (slope, inter) == (1.0, 0.0):
-        return values
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is treated as such
+            return values.astype(np.float32 if values.dtype.kind == "f" else values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.kind != "f" and abs(slope) < np.spacing(np.float32(abs(inter))):
+        raise Refused("rescale_invalid", "steps finer than float32 holds")
     scaled = np.empty(values.shape, dtype=np.float32, order="F")
-    for index in range(values.shape[-1]):
-        scaled[..., index] = values[..., index].astype(np.float64) * slope + inter
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index in range(values.shape[-1]):
+            scaled[..., index] = values[..., index].astype(np.float64) * slope + inter
     return scaled
 
 
-def _affine(image: Any, choice: str) -> tuple[np.ndarray, list[str]]:
+def _affine(header: Any, choice: str) -> tuple[np.ndarray, list[str]]:
     """The affine in RAS+ mm by the stated choice, and flags."""
-    header = image.header
-    flags = []
-    sform, qform = _form(header, "sform"), _form(header, "qform")
-    if sform is None and qform is None:
-        if choice == "strict":
-            raise Refused("orientation_unknown")
-        sform, flags = image.affine, ["orientation_guessed"]
-    if sform is not None and qform is not None and _furthest_mm(sform, qform, header.get_data_shape()) > _INSIDE_MM:
-        # Codes that differ name two spaces; a shear (dcm2niix keeps gantry tilt so) is beyond what a qform can say.
-        if choice == "strict" and int(header["sform_code"]) == int(header["qform_code"]) and not _is_sheared(sform):
-            raise Refused("orientation_conflict", f"corners {_furthest_mm(sform, qform, header.get_data_shape()):.1f} mm apart")
-        flags.append("qform_differs")
-    first, second = (qform, sform) if choice == "qform" else (sform, qform)
-    affine = np.array(first if first is not None else second, dtype=np.float64)
-    unit = header.get_xyzt_units()[0]
-    if unit == "unknown":
-        flags.append("length_unit_unknown")
+    chosen, flags = _chosen_form(header, choice)
+    affine = np.array(chosen, dtype=np.float64)
+    unit, _ = _units(header)
+    if unit != _MILLIMETRES:
+        flags.append("length_unit_converted" if unit in _UNIT_MM else "length_unit_unknown")
     affine[:3] *= _UNIT_MM.get(unit, 1.0)
     check_affine(affine)
     if _is_sheared(affine):
@@ -260,19 +129,70 @@ def _affine(image: Any, choice: str) -> tuple[np.ndarray, list[str]]:
     return affine, flags
 
 
-def _form(header: Any, name: str) -> np.ndarray | None:
-    if int(header[f"{name}_code"]) <= 0:
-        return None
+def _chosen_form(header: Any, choice: str) -> tuple[np.ndarray, list[str]]:
+    """sform or qform, in the file's own unit of length. Flags say where the other one, or pixdim, contradicts it."""
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if not all(0 <= code <= _LAST_FORM_CODE for code in codes):
+        raise Refused("bad_header", "orientation code")
+    if codes == (0, 0):
+        if choice == "strict":
+            raise Refused("orientation_unknown")
+        _check_lengths(header)
+        return header.get_base_affine(), ["orientation_guessed"]
+    if codes[0] == 0 or (choice == "qform" and codes[1] > 0):
+        qform = _qform(header)
+        return qform, ["qform_differs"] if codes[0] > 0 and _furthest_mm(header.get_sform(), qform, header) > _INSIDE_MM else []
+    sform = header.get_sform()
+    check = [] if codes[1] == 0 else _against_qform(header, sform, is_strict=choice == "strict" and codes[0] == codes[1])
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(sform[:3, :3].astype(np.float64), axis=0)
+    apart = np.abs(header["pixdim"][1:4].astype(np.float64) - lengths)
+    # Written so that not-a-number counts as a difference.
+    return sform, check if (apart <= _SAME_SPACING * lengths).all() else [*check, "spacing_differs"]
+
+
+def _against_qform(header: Any, sform: np.ndarray, is_strict: bool) -> list[str]:
+    """Flags of a qform that puts voxels elsewhere. Raises Refused where both say that they mean the same space.
+
+    Codes that differ name two spaces; a shear (dcm2niix keeps gantry tilt so) is beyond what a qform can say.
+    """
     try:
-        return header.get_sform() if name == "sform" else header.get_qform()
-    except (HeaderDataError, ValueError):
-        raise Refused("bad_affine", f"{name} is not a rotation") from None
+        apart = _furthest_mm(sform, _qform(header), header)
+    except Refused:
+        apart = math.inf
+    if apart <= _INSIDE_MM:
+        return []
+    if is_strict and not _is_sheared(sform):
+        raise Refused("orientation_conflict", f"corners {apart:.1f} mm apart")
+    return ["qform_differs"]
+
+
+def _qform(header: Any) -> np.ndarray:
+    _check_lengths(header)
+    if float(header["pixdim"][0]) not in (-1.0, 0.0, 1.0):
+        raise Refused("bad_affine", "qfac is neither 1 nor -1")
+    try:
+        qform = header.get_qform()
+    except Exception:  # nibabel: HeaderDataError or ValueError
+        raise Refused("bad_affine", "qform is not a rotation") from None
+    return qform
+
+
+def _check_lengths(header: Any) -> None:
+    if not all(float(length) > 0 for length in header["pixdim"][1:4]):
+        raise Refused("absurd_spacing", "zero or negative pixdim")
+
+
+def _units(header: Any) -> tuple[int, int]:
+    """The codes of the units of length and time."""
+    code = int(header["xyzt_units"])
+    return code & 0x07, code & 0x38
 
 
 def check_affine(affine: np.ndarray) -> None:
     """Raise Refused for an affine that is not finite, singular, or of absurd spacing."""
-    if not np.isfinite(affine).all():
-        raise Refused("bad_affine", "not finite")
+    if not np.isfinite(affine).all() or np.abs(affine[:3, 3]).max() > _FURTHEST_MM:
+        raise Refused("bad_affine", "not finite, or metres away")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.min() < SMALLEST_MM or lengths.max() > LARGEST_MM:
         raise Refused("absurd_spacing", f"{lengths.min():.3g} to {lengths.max():.3g} mm")
@@ -281,15 +201,18 @@ def check_affine(affine: np.ndarray) -> None:
 
 
 def _is_sheared(affine: np.ndarray) -> bool:
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        return not np.abs(directions.T @ directions - np.eye(3)).max() <= 1e-3
 
 
-def _furthest_mm(one: np.ndarray, other: np.ndarray, shape: Any) -> float:
-    """How far apart two affines put the worst corner."""
-    corners = np.stack(np.meshgrid(*[(0, int(length) - 1) for length in shape[:3]], indexing="ij"), -1).reshape(-1, 3)
+def _furthest_mm(one: np.ndarray, other: np.ndarray, header: Any) -> float:
+    """How far apart two affines put the worst corner; infinite where that is no number."""
+    corners = np.stack(np.meshgrid(*[(0, int(length) - 1) for length in header["dim"][1:4]], indexing="ij"), -1).reshape(-1, 3)
     corners = np.c_[corners, np.ones(len(corners))]
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max()) * _UNIT_MM.get(_units(header)[0], 1.0)
+    return apart if math.isfinite(apart) else math.inf
 
 
 def _volume(opened: Opened, time_index: int, modality: str, config: IngestConfig) -> tuple[Volume, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from medcl.ingest.records import Identity
 from medcl.ingest.settings import Columns, IngestConfig
 from medcl.ingest.sources import Met, Survey
 from medcl.ingest.tables import Table, read_csv
-from medcl.ingest.workers import Workers
+from medcl.ingest.workers import Workers, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
@@ -88,6 +88,7 @@ def _read_header(met: Met, config: IngestConfig, result: Headers) -> None:
     from medcl.ingest.dicom_frames import read_frames
 
     try:
+        give_time(os.path.getsize(met.path))
         result.frames += read_frames(met.path, met.relative, config)
     except Refused as refusal:
         result.fates.append(Fate(met.path, refusal.reason, refusal.detail))
@@ -143,15 +144,19 @@ def _frames_of(files: list[Met], result: Plan, config: IngestConfig, workers: Wo
 
 
 def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table]) -> None:
-    paths = {met.path for met in files}
-    for met in files:
-        base, suffix = os.path.splitext(met.path.removesuffix(".gz"))
-        zipped = ".gz" if met.path.endswith(".gz") else ""
-        if suffix.lower() == ".img" and f"{base}.hdr{zipped}" in paths:
-            result.fates.append(Fate(met.path, "ok", "the voxels of its .hdr"))
-            continue
+    met_of = {met.path: met for met in files}
+    halves = {header: met_of.pop(data) for header, data in ((met.path, _data_path(met.path)) for met in files) if data in met_of}
+    for met in met_of.values():
+        both = (met, halves[met.path]) if met.path in halves else (met,)
         reader = MASK if is_mask_name(met.relative) else NIFTI
-        result.units.append(Unit(reader, (met,), hint=hint_of(met, tables)[0]))
+        result.units.append(Unit(reader, both, hint=hint_of(met, tables)[0]))
+
+
+def _data_path(path: str) -> str:
+    """Where the voxels of a .hdr lie; empty for any other file."""
+    zipped = path[-3:] if path.lower().endswith(".gz") else ""
+    base, suffix = os.path.splitext(path.removesuffix(zipped))
+    return f"{base}{'.img' if suffix == '.hdr' else '.IMG'}{zipped}" if suffix.lower() == ".hdr" else ""
 
 
 def _plan_pictures(files: list[Met], result: Plan, tables: Sequence[Table]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from medcl.ingest.masks import Mask
 from medcl.ingest.records import Outcome, Scan, Source
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.sources import Met
+from medcl.ingest.workers import give_memory, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
@@ -24,7 +26,7 @@ DICOM_GROUP, DICOM_PICTURE, NIFTI, MASK, PICTURE, NPZ = "dicom_group", "dicom_pi
 
 @dataclass(frozen=True)
 class Unit:
-    """What one process reads in one go: a group of DICOM frames, or one file of another kind."""
+    """What one process reads in one go: a group of DICOM frames, or one file (.hdr and .img: both) of another kind."""
 
     reader: str
     files: tuple[Met, ...]
@@ -44,6 +46,9 @@ class UnitResult:
 def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> UnitResult:
     """Read one unit. Never raises: what goes wrong becomes the fate of its files."""
     try:
+        size = sum(os.path.getsize(met.path) for met in unit.files)
+        give_time(size)
+        give_memory(size)
         result = _mask(unit, config) if unit.reader == MASK else UnitResult(_scans(unit, config, keep_voxels))
     except Refused as refusal:
         return refused(unit, refusal.reason, refusal.detail)
@@ -93,7 +98,8 @@ def _mask(unit: Unit, config: IngestConfig) -> UnitResult:
 
     met = unit.files[0]
     volume = nifti.read_mask(met.path, config)
-    return UnitResult(Outcome(), Mask(met.path, met.relative, volume.array.shape, volume.affine, pixel_hash(volume)))
+    other = tuple(half.path for half in unit.files[1:])
+    return UnitResult(Outcome(), Mask(met.path, met.relative, volume.array.shape, volume.affine, pixel_hash(volume), other))
 
 
 def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
@@ -101,12 +107,13 @@ def _scans(unit: Unit, config: IngestConfig, keep_voxels: bool) -> Outcome:
         from medcl.ingest import dicom
 
         return dicom.read_group(list(unit.frames), config, unit.flags)
-    met = unit.files[0]
     outcome = Outcome()
     for scan in _reader_of(unit, config)():
         outcome.scans.append(scan if keep_voxels else scan.without_voxels())
+        give_time(os.path.getsize(unit.files[0].path))
     detail = f"{len(outcome.scans)} volumes" if len(outcome.scans) > 1 else ""
-    outcome.fates = [Fate(met.path, "ok", detail, volume=outcome.scans[0].identity.volume if outcome.scans else "")]
+    first = outcome.scans[0].identity.volume if outcome.scans else ""
+    outcome.fates = [Fate(one.path, "ok", detail, volume=first) for one in unit.files]
     return outcome
 
 

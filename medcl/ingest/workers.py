@@ -9,7 +9,9 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from medcl.foundation.cluster import Cluster
@@ -17,22 +19,27 @@ from medcl.foundation.cluster import Cluster
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-SECONDS_PER_TASK = 300
+# Of a file or volume: seconds of the processor that a child may spend on it, and on the wall (a disk may be slow).
+CPU_SECONDS, CPU_SECONDS_PER_MIB, WALL_SECONDS = 10.0, 5.0, 300.0
+# Address space beyond what the child holds: for libraries, and for each byte of the file. gzip makes at most 1032 of one,
+# and a volume takes a few times its own size while it is built.
+_MEMORY, _MEMORY_PER_BYTE = 2**30, 6 * 1032
 TASKS_IN_FLIGHT = 2  # per process; few, so that few have to be tried again when one of them kills its process
 
 
 class Workers:
     """`jobs` reading processes, started when first needed; 0: everything happens in this very process.
 
-    most_bytes: address space of each child, 0 for no limit: a file that wants more fails there and not here.
+    most_bytes: address space of each child, 0 for no limit: a file that wants more fails there and not here. seconds: of the
+    processor, for a small file; one that takes longer kills its child and is given up.
     dask: address of a Dask scheduler whose workers read instead; their own limits on memory and time hold there,
     and what a codec prints goes to their own logs.
     Use as a context manager. Children come from a fork server that has the readers imported already.
     """
 
-    def __init__(self, jobs: int, most_bytes: int = 0, dask: str | None = None) -> None:
+    def __init__(self, jobs: int, most_bytes: int = 0, dask: str | None = None, seconds: float = CPU_SECONDS) -> None:
         self.jobs = jobs
-        self.most_bytes = most_bytes
+        self.limits = Limits(most_bytes, seconds)
         self.dask = dask
         self._pool: ProcessPoolExecutor | Cluster | None = None
 
@@ -91,7 +98,7 @@ class Workers:
         elif self._pool is None:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.most_bytes,))
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.limits,))
         return self._pool
 
     def _close(self) -> None:
@@ -100,19 +107,58 @@ class Workers:
             self._pool = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take: address space for the largest file (0: no limit), processor seconds for a small one."""
+
+    most_bytes: int
+    seconds: float
+
+
+# Set once when a child starts; None in every other process, where a limit would hit more than one file.
+_limits: Limits | None = None
+
+
+def give_time(size: int) -> None:
+    """Set this child's clocks anew for a file (or a volume out of one) of `size` bytes; when one runs out, the child dies.
+
+    The signals keep their default action: that ends even a stalled C library. Does nothing outside a child.
+    """
+    if _limits is not None:
+        seconds = _limits.seconds + CPU_SECONDS_PER_MIB * size / 2**20
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS + seconds)
+
+
+def give_memory(size: int) -> None:
+    """Let this child allocate what files of `size` bytes can need, and no more. Does nothing outside a child."""
+    if _limits is not None and _limits.most_bytes:
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+        except OSError:
+            return
+        soft = min(_limits.most_bytes, pages * resource.getpagesize() + _MEMORY + _MEMORY_PER_BYTE * size)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, _limits.most_bytes))
+
+
 def _timed(function: Callable[[Task], Result], task: Task) -> Result:
-    """Run one task; the alarm's default action kills this child when it stalls, even inside C code."""
-    signal.alarm(SECONDS_PER_TASK)
+    """Run one task with fresh clocks; what it was given is taken back at its end."""
+    give_time(0)
     try:
         return function(task)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if _limits is not None and _limits.most_bytes:
+            resource.setrlimit(resource.RLIMIT_AS, (_limits.most_bytes, _limits.most_bytes))
 
 
-def _prepare_child(most_bytes: int) -> None:
+def _prepare_child(limits: Limits) -> None:
     """Codecs write to stderr from C, sometimes values of headers: children say nothing. Ctrl-C is the parent's affair."""
-    if most_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    global _limits
+    _limits = limits
+    if limits.most_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.most_bytes, limits.most_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

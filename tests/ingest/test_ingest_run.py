@@ -18,7 +18,7 @@ from medcl.foundation.files import read_card
 from medcl.ingest import IngestConfig, convert, ingest, open_data, read_scans
 from medcl.ingest import manifest as tables
 from medcl.ingest.ledger import REASONS
-from medcl.ingest.workers import Workers
+from medcl.ingest.workers import Workers, give_memory
 from tests.ingest.scanner import CANARY, change_to, phantom, series
 from tests.ingest.test_nifti import mask_of, write
 
@@ -285,4 +285,26 @@ def want_much(number: int) -> str:
 def test_a_child_cannot_take_all_memory() -> None:
     with Workers(1, most_bytes=2 * 2**30) as workers:
         results = dict(workers.work(want_much, [1000, 4 * 2**30], str))
+    assert results == {0: "1000", 1: "refused"}
+
+
+def take_long(number: int) -> int:
+    while number == 1:
+        pass
+    return number
+
+
+def test_a_child_that_takes_too_long_is_given_up() -> None:
+    with Workers(1, seconds=0.3) as workers:
+        assert dict(workers.work(take_long, [0, 1, 2], lambda task: -task)) == {0: 0, 1: -1, 2: 2}
+
+
+def want_much_for_a_small_file(number: int) -> str:
+    give_memory(1000)
+    return want_much(number)
+
+
+def test_a_small_file_cannot_take_what_a_large_one_may() -> None:
+    with Workers(1, most_bytes=16 * 2**30) as workers:
+        results = dict(workers.work(want_much_for_a_small_file, [1000, 2 * 2**30], str))
     assert results == {0: "1000", 1: "refused"}

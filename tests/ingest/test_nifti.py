@@ -1,4 +1,4 @@
-"""NIfTI: orientation stated, values scaled once, damage noticed, masks put where they belong."""
+"""NIfTI beside its names: units, BIDS, masks put where they belong. What single files mean is in test_nifti_truth.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 
 from medcl.ingest import IngestConfig, Reading, ingest, open_data, read_scans
+from medcl.ingest.nifti import read_mask
 
 AFFINE = np.array([[-1.5, 0, 0, 10], [0, 2.0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1.0]])
 
@@ -53,34 +54,6 @@ def test_units_come_from_the_setting_and_the_values(tmp_path: Path) -> None:
     assert read_scans(tmp_path).flags[0] == ("modality_unknown",)
 
 
-def test_slope_and_intercept_are_applied_once(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii")
-    content = bytearray(path.read_bytes())
-    content[112:120] = np.array([2.5, -7], "<f4").tobytes()
-    path.write_bytes(content)
-    volume = read_scans(path).volumes[0]
-    np.testing.assert_allclose(volume.array, voxels() * 2.5 - 7)
-
-
-@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001)])
-def test_lengths_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
-    affine = AFFINE.copy()
-    affine[:3] /= factor
-    path = tmp_path / "a.nii.gz"
-    image = Nifti1Image(voxels(), affine)
-    image.header.set_xyzt_units(unit)
-    nib.save(image, path)  # type: ignore[attr-defined]
-    np.testing.assert_allclose(read_scans(path).volumes[0].affine, AFFINE, rtol=1e-5)
-
-
-def test_time_points(tmp_path: Path) -> None:
-    array = voxels((6, 7, 8, 3))
-    volumes = read_scans(write(tmp_path / "a.nii.gz", array)).volumes
-    assert len(volumes) == 3
-    for time, volume in enumerate(volumes):
-        np.testing.assert_array_equal(volume.array, array[..., time])
-
-
 def test_big_endian_pair_and_nifti2(tmp_path: Path) -> None:
     image = Nifti1Image(voxels(), AFFINE, Nifti1Header(endianness=">"))
     (tmp_path / "big").mkdir()
@@ -93,107 +66,6 @@ def test_big_endian_pair_and_nifti2(tmp_path: Path) -> None:
         reading = read_scans(tmp_path / folder)
         np.testing.assert_array_equal(reading.volumes[0].array, voxels())
         assert {one.reason for one in reading.ledger} == {"ok"}
-
-
-def test_wrong_suffix_is_read_by_content(tmp_path: Path) -> None:
-    write(tmp_path / "a.nii")
-    (tmp_path / "a.nii").rename(tmp_path / "plain.nii.gz")
-    write(tmp_path / "b.nii.gz")
-    (tmp_path / "b.nii.gz").rename(tmp_path / "zipped.nii")
-    assert len(read_scans(tmp_path).volumes) == 2
-
-
-def test_orientation_conflict(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    image = Nifti1Image(voxels(), AFFINE)
-    image.set_sform(AFFINE, code=1)
-    other = AFFINE.copy()
-    other[0, 3] += 4
-    image.set_qform(other, code=1)
-    nib.save(image, path)  # type: ignore[attr-defined]
-    assert only_reason(read_scans(path)) == "orientation_conflict"
-    reading = read_scans(path, IngestConfig(nifti_orientation="qform"))
-    np.testing.assert_allclose(reading.volumes[0].affine, other, atol=1e-5)
-    assert "qform_differs" in reading.flags[0]
-    np.testing.assert_allclose(read_scans(path, IngestConfig(nifti_orientation="sform")).volumes[0].affine, AFFINE, atol=1e-5)
-
-
-def test_orientation_unknown(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii")
-    content = bytearray(path.read_bytes())
-    content[252:256] = bytes(4)
-    path.write_bytes(content)
-    assert only_reason(read_scans(path)) == "orientation_unknown"
-    assert "orientation_guessed" in read_scans(path, IngestConfig(nifti_orientation="sform")).flags[0]
-
-
-@pytest.mark.parametrize("change", ["nan", "zero column", "huge"])
-def test_bad_affines(tmp_path: Path, change: str) -> None:
-    affine = AFFINE.copy()
-    if change == "nan":
-        affine[0, 0] = np.nan
-    elif change == "zero column":
-        affine[:3, 1] = affine[:3, 0]
-    else:
-        affine[:3, :3] *= 1000
-    path = write(tmp_path / "a.nii")
-    content = bytearray(path.read_bytes())
-    content[280:328] = affine[:3].astype("<f4").tobytes()
-    content[252:254] = b"\0\0"
-    path.write_bytes(content)
-    assert only_reason(read_scans(path)) in {"nan": ("bad_affine",), "zero column": ("bad_affine",), "huge": ("absurd_spacing",)}[change]
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_truncated(tmp_path: Path, zipped: bool) -> None:
-    path = write(tmp_path / ("a.nii.gz" if zipped else "a.nii"))
-    path.write_bytes(path.read_bytes()[:-300])
-    assert only_reason(read_scans(path)) == "truncated"
-
-
-def test_corrupt_gzip_is_noticed_even_where_the_image_is_whole(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii.gz")
-    content = bytearray(path.read_bytes())
-    content[-8] ^= 1
-    path.write_bytes(content)
-    assert only_reason(read_scans(path)) == "corrupt_gzip"
-
-
-def test_gzip_bomb_stops_early(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    path.write_bytes(gzip.compress(bytes(30 * 2**20)))
-    assert only_reason(read_scans(path, IngestConfig(budget_gib=0.01))) == "too_large"
-
-
-def test_absurd_dimensions_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii")
-    content = bytearray(path.read_bytes())
-    content[40:48] = np.array([3, 30000, 30000, 30000], "<i2").tobytes()
-    path.write_bytes(content)
-    assert only_reason(read_scans(path)) == "too_large"
-
-
-@pytest.mark.parametrize(
-    ("array", "reason"),
-    [
-        (voxels().astype(np.complex64), "complex_values"),
-        (np.zeros((9, 10, 11), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "colour"),
-        (np.where(voxels() > 0, np.nan, 1.0).astype(np.float32), "not_finite"),
-        (np.zeros((9, 10, 11), np.int16), "blank"),
-        (voxels((9, 10, 1)), "dimensions"),
-        (voxels((9, 10, 11, 2, 2)), "dimensions"),
-    ],
-    ids=["complex", "rgb", "nan", "blank", "flat", "5d"],
-)
-def test_refused_contents(tmp_path: Path, array: np.ndarray, reason: str) -> None:
-    assert only_reason(read_scans(write(tmp_path / "a.nii.gz", array))) == reason
-
-
-def test_not_finite_can_be_zeroed(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii.gz", np.where(voxels() > 800, np.inf, voxels()).astype(np.float32))
-    reading = read_scans(path, IngestConfig(not_finite="zero"))
-    assert np.isfinite(reading.volumes[0].array).all()
-    assert "not_finite_zeroed" in reading.flags[0]
 
 
 def test_what_is_not_nifti(tmp_path: Path) -> None:
@@ -259,6 +131,56 @@ def test_bids_names(tmp_path: Path) -> None:
     assert (manifest["patient_key"].nunique(), manifest["study_key"].nunique()) == (2, 3)
     assert sorted(manifest["age_years"]) == [40, 89, 89]
     assert sorted(manifest["sex"]) == ["F", "F", "M"]
+
+
+def test_bids_folders_and_entities(tmp_path: Path) -> None:
+    names = (
+        "sub-01/ses-a/anat/sub-01_ses-a_run-1_echo-1_part-mag_MEGRE.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_run-1_echo-2_part-mag_MEGRE.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_run-1_echo-1_part-phase_MEGRE.nii.gz",
+        "sub-01/ses-a/fmap/sub-01_ses-a_phasediff.nii.gz",
+        "derivatives/sub-01/brain.nii.gz",
+        "sub-studies/one.nii.gz",
+        "sub-studies/two.nii.gz",
+    )
+    for seed, name in enumerate(names):
+        write(tmp_path / "in" / name, voxels(seed=seed))
+    write(tmp_path / "in" / "sub-01/ses-a/anat/sub-01_ses-a_label-GM_probseg.nii.gz", np.linspace(0, 1, 990).reshape(9, 10, 11))
+    ingest(tmp_path / "in", tmp_path / "out", jobs=0)
+    data = open_data(tmp_path / "out")
+    assert (data.manifest["patient_key"].nunique(), data.manifest["study_key"].nunique()) == (3, 4)
+    assert data.ledger["reason"].value_counts().to_dict() == {"ok": 5, "derived": 2, "mask_values": 1}
+    kept = read_scans(tmp_path / "in", IngestConfig(keep_derived=True))
+    assert sum(volume.modality == "mr" for volume in kept.volumes) == 4
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "expected"),
+    [
+        (mask_of() * 0.999999, AFFINE, "mask"),
+        (mask_of() + 0.01, AFFINE, "mask_values"),
+        (mask_of() - 1, AFFINE, "mask_values"),
+        (mask_of(), AFFINE + np.array([[0, 0, 0, 0.75], *[[0] * 4] * 3]), "mask_grid"),
+        (mask_of(), AFFINE * np.array([[-1], [1], [1], [1]]), "mask_grid"),
+        (mask_of((9, 10, 11, 2)), AFFINE, "dimensions"),
+    ],
+    ids=["rounded", "fractions", "negative", "half a voxel off", "mirrored", "two at once"],
+)
+def test_a_mask_is_whole_numbers_on_its_image_s_grid(array: np.ndarray, affine: np.ndarray, expected: str, tmp_path: Path) -> None:
+    write(tmp_path / "scan.nii.gz")
+    path = write(tmp_path / "scan_mask.nii.gz", array.astype(np.float32), affine)
+    assert masks(tmp_path)[path.name] == expected
+    if expected == "mask":
+        assert sorted(np.unique(read_mask(str(path), IngestConfig()).array)) == [0, 2]
+
+
+def test_the_two_halves_of_a_pair_share_their_fate(tmp_path: Path) -> None:
+    nib.save(Nifti1Pair(voxels(), AFFINE), tmp_path / "scan.hdr")  # type: ignore[attr-defined]
+    nib.save(Nifti1Pair(mask_of(), AFFINE), tmp_path / "scan_mask.hdr")  # type: ignore[attr-defined]
+    nib.save(Nifti1Pair(np.zeros((9, 10, 11), np.uint8), AFFINE), tmp_path / "flat.HDR")  # type: ignore[attr-defined]
+    assert masks(tmp_path) == {
+        "scan.hdr": "ok", "scan.img": "ok", "scan_mask.hdr": "mask", "scan_mask.img": "mask", "flat.HDR": "blank", "flat.IMG": "blank",
+    }  # fmt: skip
 
 
 def test_real_misc_files(real_data: Path) -> None:
