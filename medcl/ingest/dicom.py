@@ -180,7 +180,8 @@ def _identity(frames: Iterable[Frame], volume: str) -> Identity:
     who = patient.id or "/".join(filter(None, (patient.name, patient.birth_date))) or patient.study
     stack = repr((patient.series, first.image_type, first.echo, first.b_value, first.stack, first.orientation, first.spacing))
     series = patient.series or first.header.relative
-    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words)
+    dates = {"date": patient.study_date, "birth_date": patient.birth_date}
+    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words, **dates)
 
 
 def _facts(frame: Frame, time_index: int, flags: Iterable[str]) -> Facts:

@@ -21,7 +21,7 @@ def read_scan(path: str, relative: str, hint: Hint, config: IngestConfig) -> Sca
     array, flags = read_grey(path, config.budget_bytes)
     modality = hint.modality or "xray"
     flags = flags if hint.modality else (*flags, "modality_assumed")
-    identity = Identity(hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=relative)
+    identity = Identity(hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=relative, date=hint.date)
     facts = Facts(age_years=hint.age_years, sex=hint.sex, split=hint.split, flags=flags)
     units = config.units or "display"
     volume = Volume(array, np.eye(4), modality, units, "picture")
