@@ -144,7 +144,7 @@ def _line_without_comparisons(line: str) -> str:
     for sentence in split_sentences(line):
         heading = _HEADING.match(sentence)
         lead, body = (heading[0], sentence[heading.end() :]) if heading else ("", sentence)
-        kept += [lead + body] if not _COMPARISON.search(body) else [lead] if lead else []
+        kept += [lead + body] if not _COMPARISON.search(body) else [lead.rstrip()] if lead else []
     return " ".join(kept)
 
 

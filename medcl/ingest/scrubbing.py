@@ -52,6 +52,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("date", re.compile(rf"\b{_ANY_MONTH}\.?,?\s+(?:de\s+|del\s+)?(?:19|20)\d{{2}}\b")),
     ("date", re.compile(r"\b(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\b")),
     ("age", re.compile(r"\b(?:9\d|1[01]\d)(?=[\s-]*(?:years?|yrs?|y\.?/?o|jahre|jährig|ans\b|años))", re.I)),
+    ("phone", re.compile(r"\b0\d(?:[\s.-]\d{2}){4}\b|\b[6789]\d{2}[\s.-]\d{3}[\s.-]\d{3}\b")),
     ("id", re.compile(r"\b(?:\d+\.){4,}\d+\b")),
     ("id", re.compile(rf"(?<!\w)(?:{_ID_WORDS})\s*(?:no\.?|number)?\s*[:#=.]*\s*[A-Z]{{0,4}}-?\d[\w-]{{3,}}", re.I)),
     ("id", re.compile(rf"(?<!\w)(?:{_ID_WORDS})\s*(?:no\.?|number)?\s*[:#=]\s*[A-Z]{{0,4}}-?\d[\w-]*", re.I)),
@@ -63,7 +64,6 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("phone", re.compile(rf"\b(?:{_PHONE_WORDS})\b\.?:?\s*\+?\(?\d[\d\s()./-]{{3,}}\d", re.I)),
     ("phone", re.compile(r"\+\d{1,3}[\s.-]?(?:\(?\d{1,5}\)?[\s.-]?){2,5}\d{2,}")),
     ("phone", re.compile(r"\(\d{2,5}\)\s?\d{3,4}[\s.-]?\d{2,5}\b|\b\d{3}[\s.-]\d{3,4}[\s.-]\d{4}\b|\b0\d{2,4}[-/\s]\d{5,8}\b")),
-    ("phone", re.compile(r"\b0\d(?:[\s.-]\d{2}){4}\b|\b[6789]\d{2}[\s.-]\d{3}[\s.-]\d{3}\b")),
     ("id", re.compile(r"\b\d{3}-\d{2}-\d{4}\b")),
     ("id", re.compile(r"\b[A-Z]{0,4}-?\d{6,}[A-Z]?\b")),
     # A code of letters and digits, such as no size (12x14x110mm), tracer or disease has.

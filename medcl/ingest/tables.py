@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.hints import Hint, stem_of
-from medcl.ingest.records import Identity, modality_name
+from medcl.ingest.records import MODALITIES, Identity, modality_name
 from medcl.ingest.settings import Columns
 
 _LARGEST_TABLE = 2**30
@@ -65,7 +65,7 @@ class Table:
         return Hint(
             patient=self.cell(row, "patient"),
             study=self.cell(row, "study"),
-            modality=modality_name(self.cell(row, "modality")),
+            modality=_modality(self.cell(row, "modality")),
             split=_SPLITS.get(self.cell(row, "split").lower(), ""),
             sex=_sex(self.cell(row, "sex")),
             age_years=age,
@@ -231,6 +231,12 @@ def _number(text: str) -> float | None:
         return float(text.rstrip("Yy "))
     except ValueError:
         return None
+
+
+def _modality(text: str) -> str:
+    """A cell may hold anything; a word that is no modality is not let into the manifest."""
+    name = modality_name(text)
+    return name if name in {"", "shape", *MODALITIES.values()} else "unknown"
 
 
 def _sex(text: str) -> str:
