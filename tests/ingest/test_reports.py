@@ -160,7 +160,7 @@ def test_days_from_the_first_study_stand_in_the_manifest(tmp_path: Path) -> None
 
 def test_normal_reports_that_say_the_same_are_counted(tmp_path: Path) -> None:
     normal = "Findings: Lungs are clear and the heart is of normal size. No effusion is seen.\nImpression: No acute finding."
-    data = cohort(tmp_path, [normal, "Impression: Mass of the left lung, 12 mm.", normal.replace("seen.", "seen, 2.5 cm."), normal])
+    data = cohort(tmp_path, [normal, "Impression: Mass of the left lung, 12 mm.", normal.replace("seen.", "seen (2)."), normal])
     assert data.reports is not None
     assert sorted(data.reports["text_group"]) == [0, 1, 1, 1]
     counted = read_card(tmp_path / "out", "data")["report_flags"]
