@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation.types import Units, Volume
+from medcl.ingest.burned_in import text_flags
 from medcl.ingest.dicom_frames import PICTURE_MODALITIES, modality_of, read_frames
 from medcl.ingest.dicom_header import Frame
 from medcl.ingest.dicom_pixels import grey_values, real_values, stored_values
@@ -54,11 +55,13 @@ def _blame(path: str, refusal: Refused) -> Fate:
 
 
 def read_pictures(frames: list[Frame], config: IngestConfig) -> Iterator[Scan]:
-    """One picture per frame of a file. Raises Refused."""
+    """One picture per frame of a file. Raises Refused. What is burned into the first frame is taken to be in all of them."""
+    burned: tuple[str, ...] = ()
     for frame in frames:
         volume, flags = _picture(frame)
+        burned = text_flags(volume.array) if frame is frames[0] else burned
         identity = _identity([frame], f"{frame.header.instance or frame.header.relative}#{frame.number}")
-        facts = _facts(frame, frame.number, (*frame.header.flags, *flags))
+        facts = _facts(frame, frame.number, (*frame.header.flags, *flags, *burned))
         yield describe(volume, identity, _source([frame], volume, config, 0), facts)
 
 
