@@ -23,7 +23,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Put one JSON object on stdout, everything else on stderr.", rich_help_panel="Every command")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel="Every command")]
-Sources = Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders, files or globs: DICOM, NIfTI, PNG/JPEG, MedMNIST .npz.")]
+_SOURCES = typer.Argument(metavar="SOURCE...", help="Folders, files or globs: DICOM, NIfTI, PNG/JPEG, MedMNIST .npz.")
+Sources = Annotated[list[Path], _SOURCES]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Laid over the YAML before it is checked.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many processes work side by side.")]
 Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, whose workers do it.")]
@@ -60,22 +61,32 @@ def demo(
 
 @app.command(epilog="Example: medcl ingest export/ --out data/ct --reports reports.csv --labels labels.csv --jobs 4")
 def ingest(
-    sources: Sources,
-    out: Annotated[Path, typer.Option(help="The DATA folder to make.")],
+    out: Annotated[Path, typer.Option(help="The DATA folder to make; with --audit-privacy, the one whose identifiers to look for.")],
+    sources: Annotated[list[Path] | None, _SOURCES] = None,
     reports: Annotated[Path | None, typer.Option(metavar="CSV", help="Report texts, one row per study.")] = None,
     labels: Annotated[Path | None, typer.Option(metavar="CSV", help="Labels, one row per file, study or patient.")] = None,
     settings: Settings = None,
     jobs: Jobs = 1,
     dask: Dask = None,
+    audit_privacy: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Read no scans; look through DIR for the identifiers that DATA/private knows.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Read raw scans into a manifest without identifiers, and list what became of every file."""
     with Conversation("ingest", as_json, quiet) as talk:
+        if (audit_privacy is None) == (not sources):
+            raise UserError("give SOURCE... to ingest, or --audit-privacy DIR with the --out of an earlier ingest; one of the two")
+        if audit_privacy is not None:
+            _audit(talk, audit_privacy, out)
+            return
         from medcl.ingest.run import ingest as ingest_scans
 
         chosen = _ingest_settings(settings)
-        summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress)
+        summary = ingest_scans(
+            sources or [], out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress
+        )
         talk.done(summary.lines, summary.counts, next=_after_ingest(summary.modalities, out))
 
 
@@ -251,6 +262,15 @@ def main() -> None:
         print(f"{command}: {error.format_message()}\nTry: {command} --help", file=sys.stderr)  # type: ignore[attr-defined]
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _audit(talk: Conversation, folder: Path, data: Path) -> None:
+    """Exit 3 where an identifier is found."""
+    from medcl.ingest.audit import audit_privacy
+
+    audit = audit_privacy(folder, data, progress=talk.progress)
+    follow = f"column `fingerprint` of {data}/private/identifiers.parquet says which; remove these files" if audit.leaks else "share it"
+    talk.done(audit.lines, audit.counts, next=follow, code=3 if audit.leaks else 0)
 
 
 def _size(text: str | None) -> tuple[int, ...] | None:

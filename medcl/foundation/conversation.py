@@ -89,7 +89,7 @@ def _write_traceback(error: BaseException) -> tuple[str, str]:
     """Write where it happened, without values of variables; returns the file's path and the error in one line.
 
     Rooms that see identifiers (raw headers, report texts) may have them in the message of an exception, so with one
-    of them on the way the messages are left out too.
+    of them on the way the messages are left out too. What went wrong in another process tells its way in its message.
     """
     import tempfile
     import traceback
@@ -98,7 +98,8 @@ def _write_traceback(error: BaseException) -> tuple[str, str]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     frames = [traceback.extract_tb(link.__traceback__) for link in chain]
-    private = any(room in frame.filename.replace(os.sep, "/") for stack in frames for frame in stack for room in _PRIVATE_ROOMS)
+    way = [frame.filename for stack in frames for frame in stack] + [str(link) for link in chain]
+    private = any(room in place.replace(os.sep, "/") for place in way for room in _PRIVATE_ROOMS)
     titles = [type(link).__name__ if private else f"{type(link).__name__}: {link}" for link in chain]
     descriptor, path = tempfile.mkstemp(prefix="medcl-", suffix=".traceback.txt")  # mode 0600
     with open(descriptor, "w", encoding="utf-8") as handle:

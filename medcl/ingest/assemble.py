@@ -12,9 +12,10 @@ from medcl.foundation.errors import DataError
 from medcl.ingest import manifest
 from medcl.ingest.collect import Collection
 from medcl.ingest.duplicates import groups_of_equals
+from medcl.ingest.identifiers import identifier_rows
 from medcl.ingest.labels import Value
 from medcl.ingest.ledger import LedgerEntry, count_reasons, entry, explain_counts
-from medcl.ingest.privacy import Hasher, cap_age
+from medcl.ingest.privacy import Hasher, cap_age, study_days
 from medcl.ingest.records import Scan
 from medcl.ingest.reports import Report
 from medcl.ingest.settings import IngestConfig
@@ -40,6 +41,7 @@ def manifest_rows(
     """One row per scan, in the order of the scans."""
     report_of = {index: report.report_id for report in reports for index in report.scans}
     groups = groups_of_equals(scan.pixel_hash for scan in scans)
+    days = study_days([(scan.identity.patient, scan.identity.date) for scan in scans])
     rows = []
     for index, scan in enumerate(scans):
         identity, facts = scan.identity, scan.facts
@@ -58,6 +60,7 @@ def manifest_rows(
                 "body_part": facts.body_part,
                 "sequence": json.dumps(facts.sequence, sort_keys=True),
                 "time_index": facts.time_index,
+                "study_day": days[index],
                 "age_years": cap_age(facts.age_years),
                 "sex": facts.sex,
                 "report_id": report_of.get(index, ""),
@@ -152,6 +155,15 @@ def source_rows(whole: Collection, ids: Sequence[str], masks: Mapping[int, str])
     for attached in whole.masks if masks else []:
         rows.append(source_row(masks[attached.scan], "mask", (attached.mask.path,), "{}", attached.mask.pixel_hash))
     return rows
+
+
+def write_private(
+    out: Path, whole: Collection, ids: Sequence[str], masks: Mapping[int, str], tables: Sequence[Table], hasher: Hasher
+) -> None:
+    """Write what only private/ may hold: where every volume came from, and every identifier that was met."""
+    manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS))
+    identifiers = identifier_rows(whole.scans, whole.names, tables, hasher)
+    manifest.write_table(out / manifest.IDENTIFIERS, manifest.table(identifiers, manifest.IDENTIFIER_COLUMNS))
 
 
 def source_row(item_id: str, reader: str, paths: tuple[str, ...], detail: str, pixel_hash: str) -> dict[str, Any]:

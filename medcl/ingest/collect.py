@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medcl.foundation.progress import Progress
 from medcl.ingest.ledger import Fate
@@ -19,18 +20,30 @@ from medcl.ingest.sources import survey
 from medcl.ingest.tables import Table
 from medcl.ingest.workers import Workers
 
+if TYPE_CHECKING:
+    from medcl.ingest.dicom_report import Written
+
 # What the readers and their libraries take by themselves; a volume needs a few times its own size while it is built.
 _CHILD_BYTES = 4 * 2**30
 
 
 @dataclass
 class Collection:
-    """Everything that was read: scans in a fixed order, their masks, one fate per file."""
+    """Everything that was read: scans in a fixed order, their masks, one fate per file.
+
+    names: of all files, relative to their sources. reports: texts of structured reports. Both are private.
+    """
 
     scans: list[Scan] = field(default_factory=list)
     masks: list[Attached] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     files: int = 0
+    names: tuple[str, ...] = ()
+    reports: list[Written] = field(default_factory=list)
+
+    def mark_reports(self, paths: set[str]) -> None:
+        """Let these structured reports count as used: they were joined to scans."""
+        self.fates = [replace(fate, reason="report") if fate.path in paths else fate for fate in self.fates]
 
 
 def collect(
@@ -55,12 +68,15 @@ def collect(
         read = partial(read_unit, config=config, keep_voxels=keep_voxels)
         work = workers.work(read, planned.units, lambda unit: refused(unit, "decoder_died"))
         results.update(progress.track(work, len(planned.units), "reading volumes"))
-    whole = Collection(fates=list(planned.fates), files=len(found.files) + len(found.fates))
+    whole = Collection(
+        fates=list(planned.fates), files=len(found.files) + len(found.fates), names=tuple(met.relative for met in found.files)
+    )
     masks: list[Mask] = []
     for index in range(len(planned.units)):
         whole.scans += results[index].outcome.scans
         whole.fates += results[index].outcome.fates
         masks += [mask for mask in (results[index].mask,) if mask is not None]
+        whole.reports += [report for report in (results[index].report,) if report is not None]
     whole.scans.sort(key=lambda scan: (scan.pixel_hash, scan.identity.file, scan.identity.volume))
     _drop_copies(whole)
     volume_of = {index: scan.identity.volume for index, scan in enumerate(whole.scans)}

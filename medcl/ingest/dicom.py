@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation.types import Units, Volume
+from medcl.ingest.burned_in import text_flags
 from medcl.ingest.dicom_frames import PICTURE_MODALITIES, modality_of, read_frames, shows_phase
 from medcl.ingest.dicom_header import Frame
 from medcl.ingest.dicom_pixels import grey_values, real_values, stored_values
@@ -54,11 +55,13 @@ def _blame(path: str, refusal: Refused) -> Fate:
 
 
 def read_pictures(frames: list[Frame], config: IngestConfig) -> Iterator[Scan]:
-    """One picture per frame of a file. Raises Refused."""
+    """One picture per frame of a file. Raises Refused. What is burned into the first frame is taken to be in all of them."""
+    burned: tuple[str, ...] = ()
     for frame in frames:
         volume, flags = _picture(frame)
+        burned = text_flags(volume.array) if frame is frames[0] else burned
         identity = _identity([frame], f"{frame.header.instance or frame.header.relative}#{frame.number}")
-        facts = _facts(frame, frame.number, (*frame.header.flags, *flags))
+        facts = _facts(frame, frame.number, (*frame.header.flags, *flags, *burned))
         yield describe(volume, identity, _source([frame], volume, config, 0), facts)
 
 
@@ -182,7 +185,8 @@ def _identity(frames: Iterable[Frame], volume: str) -> Identity:
     turn = tuple(round(number, 2) + 0.0 for number in first.orientation)
     stack = repr((patient.series, first.image_type, first.echo, first.b_value, first.stack, first.parameters, turn, first.spacing))
     series = patient.series or first.header.relative
-    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words)
+    dates = {"date": patient.study_date, "birth_date": patient.birth_date}
+    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words, **dates)
 
 
 def _facts(frame: Frame, time_index: int, flags: Iterable[str]) -> Facts:

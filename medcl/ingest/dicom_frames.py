@@ -90,6 +90,7 @@ def _header(path: str, relative: str, fields: Fields, pixels: PixelLayout) -> He
         id=fields.text("PatientID"),
         name=name,
         birth_date=birth,
+        study_date=fields.text("StudyDate"),
         study=study or f"{fields.text('StudyID')}/{fields.text('StudyDate')}",
         series=fields.text("SeriesInstanceUID"),
         accession=fields.text("AccessionNumber"),

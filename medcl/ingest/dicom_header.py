@@ -76,6 +76,7 @@ class Patient:
     id: str
     name: str
     birth_date: str
+    study_date: str
     study: str
     series: str
     accession: str

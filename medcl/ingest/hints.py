@@ -37,6 +37,7 @@ class Hint:
     split: str = ""
     sex: str = ""
     age_years: float | None = None
+    date: str = ""
 
 
 def stem_of(path: str) -> str:

@@ -18,6 +18,7 @@ LEDGER = "ledger.parquet"
 REPORTS = "reports.parquet"
 LABELS = "labels.parquet"
 SOURCES = "private/sources.parquet"
+IDENTIFIERS = "private/identifiers.parquet"
 
 # column -> (type, meaning). `text[]` and friends are lists.
 MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
@@ -34,6 +35,7 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "body_part": ("text", "from a closed vocabulary, empty where unknown"),
     "sequence": ("text", "acquisition numbers as a JSON object: repetition_time_ms, echo_time_ms, kvp, ..."),
     "time_index": ("integer", "place in a time series, 0 where there is none"),
+    "study_day": ("integer", "days from the patient's first study among these; missing where a date is not known"),
     "age_years": ("number", "capped at 89; missing where unknown"),
     "sex": ("text", "F, M, O or empty"),
     "report_id": ("text", "the paired report in reports.parquet, or empty"),
@@ -55,6 +57,10 @@ REPORT_COLUMNS: dict[str, tuple[str, str]] = {
     "text": ("text", "the whole report, scrubbed"),
     "findings": ("text", "its Findings section, or empty"),
     "impression": ("text", "its Impression section, or empty"),
+    "technique": ("text", "its Technique section, or empty"),
+    "comparison": ("text", "its Comparison section, or empty"),
+    "sides": ("text", 'JSON: numbers of the sentences of `text` that name a side, as {"left": [0], "right": [2], "both": [3]}'),
+    "text_group": ("integer", "reports with one number above 0 say nearly the same in the same words"),
     "language": ("text", "en, de, fr, es or empty"),
     "flags": ("text[]", "doubts and what was scrubbed, stable codes"),
 }
@@ -64,6 +70,11 @@ SOURCE_COLUMNS: dict[str, tuple[str, str]] = {
     "paths": ("text[]", "files it is made of"),
     "detail": ("text", "JSON for the reader"),
     "pixel_hash": ("text", "what must come out again"),
+}
+IDENTIFIER_COLUMNS: dict[str, tuple[str, str]] = {
+    "fingerprint": ("text", "keyed hash, by which an audit names it"),
+    "kind": ("text", "patient, accession, study, series, name, date or file"),
+    "value": ("text", "the identifier itself, as it was met"),
 }
 
 

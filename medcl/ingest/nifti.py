@@ -45,8 +45,9 @@ def read_scans(path: str, relative: str, hint: Hint, config: IngestConfig) -> It
     count = opened.values.shape[3] if opened.values.ndim == 4 else 1
     for time_index in range(count):
         volume, flags = _volume(opened, time_index, hint.modality, config)
+        volume_name = f"{relative}#{time_index}"
         identity = Identity(
-            hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=f"{relative}#{time_index}"
+            hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=volume_name, date=hint.date
         )
         detail = {"time": time_index, "modality": volume.modality, "units": volume.units}
         facts = Facts(time_index=time_index, age_years=hint.age_years, sex=hint.sex, split=hint.split, flags=flags)

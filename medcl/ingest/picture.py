@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from medcl.foundation.types import Volume
+from medcl.ingest.burned_in import text_flags
 from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
 from medcl.ingest.records import Facts, Identity, Scan, Source, describe
@@ -20,8 +21,8 @@ def read_scan(path: str, relative: str, hint: Hint, config: IngestConfig) -> Sca
     """One picture, kind `picture`, units display. The modality is the hint's, else `xray` (flagged as assumed)."""
     array, flags = read_grey(path, config.budget_bytes)
     modality = hint.modality or "xray"
-    flags = flags if hint.modality else (*flags, "modality_assumed")
-    identity = Identity(hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=relative)
+    flags = (*flags, *text_flags(array)) if hint.modality else (*flags, *text_flags(array), "modality_assumed")
+    identity = Identity(hint.patient, hint.study or hint.patient, relative, file=relative, stack=relative, volume=relative, date=hint.date)
     facts = Facts(age_years=hint.age_years, sex=hint.sex, split=hint.split, flags=flags)
     units = config.units or "display"
     volume = Volume(array, np.eye(4), modality, units, "picture")

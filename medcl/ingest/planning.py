@@ -12,11 +12,11 @@ from medcl.foundation.errors import UserError
 from medcl.foundation.progress import Progress
 from medcl.ingest.hints import Hint, from_name, is_mask_name, laid_over
 from medcl.ingest.ledger import Fate, Refused
-from medcl.ingest.readers import DICOM_GROUP, DICOM_PICTURE, MASK, NIFTI, NPZ, PICTURE, Unit
+from medcl.ingest.readers import DICOM_GROUP, DICOM_PICTURE, DICOM_REPORT, MASK, NIFTI, NPZ, PICTURE, Unit
 from medcl.ingest.records import Identity
 from medcl.ingest.settings import Columns, IngestConfig
 from medcl.ingest.sources import Met, Survey
-from medcl.ingest.tables import Table, read_csv
+from medcl.ingest.tables import Table, read_rows
 from medcl.ingest.workers import Workers, give_time
 
 if TYPE_CHECKING:
@@ -137,8 +137,10 @@ def _frames_of(files: list[Met], result: Plan, config: IngestConfig, workers: Wo
         else:
             done.append(headers)
     done += [headers for _, headers in workers.work(read_headers, alone, _dead_headers)]
+    met_of = {met.path: met for met in files}
     for headers in done:
-        result.fates += headers.fates
+        result.units += [Unit(DICOM_REPORT, (met_of[fate.path],)) for fate in headers.fates if fate.reason == "structured_report"]
+        result.fates += [fate for fate in headers.fates if fate.reason != "structured_report"]
         result.damaged |= headers.damaged
     return [frame for headers in done for frame in headers.frames]
 
@@ -188,5 +190,5 @@ def _participants(files: Sequence[Met]) -> list[Table]:
     for met in files:
         if os.path.basename(met.path).lower() == "participants.tsv":
             with suppress(UserError):
-                found.append(read_csv(met.path, Columns(), ("patient",), "BIDS"))
+                found.append(read_rows(met.path, Columns(), ("patient",), "BIDS"))
     return found

@@ -1,13 +1,14 @@
-"""Nothing identifying leaves: keyed hashes, capped ages, and rules that scrub free text."""
+"""Nothing identifying leaves: keyed hashes, days instead of dates, capped ages."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
-import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
@@ -64,52 +65,22 @@ def cap_age(years: float | None) -> float | None:
     return min(round(float(years), 1), float(AGE_CAP))
 
 
-_MONTHS = (
-    "(?:(?i:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
-    "|May|MAY)"
-)
-_TITLES = r"Dr|Drs|Prof|Professor|Mr|Mrs|Ms|Miss|Doctor|Herr|Frau|Dott|Sr|Sra|Mme|Mlle"
-_NAME = r"(?:[A-ZÀ-Þ][\w'’-]+|[A-ZÀ-Þ]\.)"
-_NAMES = rf"(?:{_NAME}\s?){{1,3}}"
-_PARTICLE = r"(?:(?:van|von|de|der|den|da|di|del|la|le)\s+){0,2}"
-_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
-_ID_WORDS = r"MRN|PID|ID|acc(?:ession)?|patient\s+(?:id|no|number)|exam\s+(?:id|no|number)"
-_STREETS = r"Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Boulevard|Blvd"
-# Order matters: addresses before numbers, dates before phone numbers, phone numbers before bare long numbers.
-RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("url", re.compile(r"\b(?:https?://|www\.)\S+", re.I)),
-    ("email", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
-    ("date", re.compile(r"\b\d{4}[-/.]\d{1,2}[-/.]\d{1,2}\b")),
-    ("date", re.compile(rf"\b{_DAY}([-/.]){_DAY}\1(?:\d{{4}}|\d{{2}})\b(?!\.\d)")),
-    ("date", re.compile(rf"\b{_MONTHS}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?(?:,?\s+\d{{4}})?\b")),
-    ("date", re.compile(rf"\b\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTHS}\b\.?(?:,?\s+\d{{4}})?")),
-    ("date", re.compile(rf"\b{_MONTHS}\.?,?\s+(?:19|20)\d{{2}}\b")),
-    ("date", re.compile(r"\b(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\b")),
-    ("id", re.compile(r"\b(?:\d+\.){4,}\d+\b")),
-    ("id", re.compile(rf"\b(?:{_ID_WORDS})\s*(?:no\.?|number)?\s*[:#=]\s*[A-Z]{{0,4}}-?\d[\w-]*", re.I)),
-    ("id", re.compile(rf"\b(?:{_ID_WORDS})\s+[A-Z]{{0,4}}-?\d{{4,}}\b", re.I)),
-    ("phone", re.compile(r"\b(?:tel|phone|fax|call|pager|ext)\b\.?:?\s*\+?\(?\d[\d\s().-]{3,}\d", re.I)),
-    ("phone", re.compile(r"\+\d{1,3}[\s.-]?(?:\(?\d{1,5}\)?[\s.-]?){2,5}\d{2,}")),
-    ("phone", re.compile(r"\(\d{2,5}\)\s?\d{3,4}[\s.-]?\d{2,5}\b|\b\d{3}[\s.-]\d{3,4}[\s.-]\d{4}\b|\b0\d{2,4}[-/\s]\d{5,8}\b")),
-    ("id", re.compile(r"\b[A-Z]{0,4}-?\d{6,}\b")),
-    ("name", re.compile(rf"\b(?:{_TITLES})\b\.?\s+{_PARTICLE}{_NAME}(?:\s+{_PARTICLE}{_NAME}){{0,2}}")),
-    ("name", re.compile(rf"(?<=[Dd]ictated by ){_NAMES}|(?<=[Ss]igned by ){_NAMES}|(?<=[Pp]atient name: ){_NAMES}")),
-    ("address", re.compile(rf"\b\d{{1,5}}\s+(?:{_NAME}\s+){{1,3}}(?:{_STREETS})\b\.?")),
-)
+def study_days(visits: Sequence[tuple[str, str]]) -> list[int | None]:
+    """Days from each patient's first study, of (patient, study date) pairs; None where a date is not one."""
+    dates = [day_of(date) for _, date in visits]
+    first: dict[str, int] = {}
+    for (patient, _), day in zip(visits, dates, strict=True):
+        if day is not None:
+            first[patient] = min(day, first.get(patient, day))
+    return [None if day is None else day - first[patient] for (patient, _), day in zip(visits, dates, strict=True)]
 
 
-def scrub(text: str, known: Iterable[str] = ()) -> tuple[str, tuple[str, ...]]:
-    """Replace what identifies by `[date]`, `[name]`, ...; `known`: words of this patient's own header.
+def day_of(text: str) -> int | None:
+    """The day's number of a date written as 20240131, 2024-01-31, 2024/01/31, 31.01.2024 or January 31, 2024; None for any other.
 
-    Returns the text and the sorted kinds found. Rules miss things: the kinds found are flags for a person to review.
+    Dates whose day and month cannot be told apart (3/4/2021) are no dates.
     """
-    found: set[str] = set()
-    for word in sorted({word for word in known if len(word) >= 3}, key=len, reverse=True):
-        text, hits = re.subn(rf"(?<!\w){re.escape(word)}(?!\w)", "[name]", text, flags=re.I)
-        if hits:
-            found.add("name")
-    for kind, pattern in RULES:
-        text, hits = pattern.subn(f"[{kind}]", text)
-        if hits:
-            found.add(kind)
-    return text, tuple(sorted(found))
+    for form in ("%Y%m%d", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y"):
+        with suppress(ValueError):
+            return datetime.strptime(text[:10] if form == "%Y-%m-%d" else text, form).date().toordinal()
+    return None

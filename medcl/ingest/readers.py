@@ -20,8 +20,10 @@ from medcl.ingest.workers import give_memory, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
+    from medcl.ingest.dicom_report import Written
 
 DICOM_GROUP, DICOM_PICTURE, NIFTI, MASK, PICTURE, NPZ = "dicom_group", "dicom_picture", "nifti", "mask", "picture", "npz"
+DICOM_REPORT = "dicom_report"
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Unit:
 
 @dataclass
 class UnitResult:
-    """Scans, fates and (of a mask) its grid."""
+    """Scans, fates and, of a mask, its grid; of a structured report, its text."""
 
     outcome: Outcome
     mask: Mask | None = None
+    report: Written | None = None
 
 
 def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> UnitResult:
@@ -49,7 +52,7 @@ def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> Un
         size = sum(os.path.getsize(met.path) for met in unit.files)
         give_time(size)
         give_memory(size)
-        result = _mask(unit, config) if unit.reader == MASK else UnitResult(_scans(unit, config, keep_voxels))
+        result = _result(unit, config, keep_voxels)
     except Refused as refusal:
         return refused(unit, refusal.reason, refusal.detail)
     except PermissionError:
@@ -91,6 +94,15 @@ def read_again(source: Source, config: IngestConfig) -> Volume:
 
         return medmnist.read_again(source, config)
     raise UserError(f"unknown reader '{source.reader}'; the folder was written by another version, run `medcl ingest` again")
+
+
+def _result(unit: Unit, config: IngestConfig, keep_voxels: bool) -> UnitResult:
+    if unit.reader == DICOM_REPORT:
+        from medcl.ingest.dicom_report import read_report
+
+        fate = Fate(unit.files[0].path, "structured_report")
+        return UnitResult(Outcome(fates=[fate]), report=read_report(fate.path))
+    return _mask(unit, config) if unit.reader == MASK else UnitResult(_scans(unit, config, keep_voxels))
 
 
 def _mask(unit: Unit, config: IngestConfig) -> UnitResult:

@@ -29,7 +29,7 @@ class Identity:
     """Who and what a scan is, in the hospital's own words. Only its keyed hashes leave ingest.
 
     file: path relative to its source. stack: what the volumes of one time series share. names: words of the header to
-    scrub from the report.
+    scrub from the report. date: of the study, YYYYMMDD.
     """
 
     patient: str
@@ -40,6 +40,8 @@ class Identity:
     stack: str = ""
     volume: str = ""
     names: tuple[str, ...] = ()
+    date: str = ""
+    birth_date: str = ""
 
 
 @dataclass(frozen=True)

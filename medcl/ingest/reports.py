@@ -1,88 +1,72 @@
-"""Report tables to scrubbed texts with sections and doubts, joined to the scans they describe."""
+"""Reports of tables and of DICOM to scrubbed texts with sections, sides and doubts, joined to the scans they describe."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from medcl.ingest.privacy import Hasher, scrub
+from medcl.ingest.identifiers import PLAIN_WORDS
+from medcl.ingest.privacy import Hasher
 from medcl.ingest.records import Scan
+from medcl.ingest.report_text import SECTIONS, doubts_of, is_normal, language_of, sections_of, without_comparisons
+from medcl.ingest.scrubbing import scrub
+from medcl.ingest.settings import ReportConfig
+from medcl.ingest.sides import sides_by_sentence
+from medcl.ingest.similar import groups_of_near
 from medcl.ingest.tables import Table
 
-FEWEST_WORDS = 3
-_SECTIONS = {
-    "findings": ("findings", "finding", "befund", "befunde", "résultats", "resultats", "hallazgos"),
-    "impression": ("impression", "impressions", "conclusion", "conclusions", "opinion", "beurteilung", "zusammenfassung", "impresión",
-                   "conclusión"),
-    "other": ("technique", "comparison", "history", "indication", "clinical history", "clinical information", "exam", "examination",
-              "technik", "vergleich", "indikation", "procedure", "recommendation", "recommendations", "addendum"),
-}  # fmt: skip
-_NAMES = "|".join(sorted({name for names in _SECTIONS.values() for name in names}, key=len, reverse=True))
-# `Findings:`, `Findings -`, `Conclusion / Impression:` at the start of a line or sentence; in capitals or alone on its line
-# a heading needs no colon.
-_HEADING = re.compile(
-    rf"(?:^|(?<=[\n.;]))[ \t]*(?:(?i:({_NAMES})(?:\s*[/&]\s*(?:{_NAMES}))?)[ \t]*(?::|[ \t][-–][ \t])"
-    rf"|({_NAMES.upper()})(?=\s)|(?i:({_NAMES}))(?=\n))\s*"
-)
-_LANGUAGE_WORDS = {
-    "en": {"the", "is", "and", "of", "no", "with", "are", "there", "in"},
-    "de": {"der", "die", "und", "kein", "keine", "nicht", "mit", "ist", "im"},
-    "fr": {"le", "la", "et", "pas", "de", "des", "est", "avec", "du"},
-    "es": {"el", "la", "y", "no", "de", "los", "con", "se", "del"},
-}
-_MOJIBAKE = re.compile(r"Ã[\x80-\xbfŸ„…†‡‰Š‹ŒŽ•–—˜™š›œž]|Â[\x80-\xbf]|â€|�")
-# Words of a patient's header that are also plain words of reports: never scrubbed as names.
-PLAIN_WORDS = {
-    "patient", "test", "phantom", "chest", "head", "heart", "lung", "left", "right", "normal", "small", "large", "male", "female", "none",
-    "null", "unknown", "anonymous", "anonymized", "study", "series", "hospital", "clinic", "center", "centre", "university", "medical",
-    "department", "radiology", "imaging", "made", "case", "subject", "research",
-}  # fmt: skip
+_COLUMNS = ("report_id", "study_key", "text", *SECTIONS, "sides", "text_group", "language")
 
 
 @dataclass(frozen=True)
 class Report:
-    """One report as it may be written, and the scans (by their index) that it describes."""
+    """One report as it may be written; the scans (by their index) that it describes, and its private file if it has one."""
 
     report_id: str
     study_key: str
     text: str
     findings: str
     impression: str
+    technique: str
+    comparison: str
+    sides: str
     language: str
     flags: tuple[str, ...]
     scans: tuple[int, ...]
+    path: str = ""
+    text_group: int = 0
 
     def row(self) -> dict[str, Any]:
         """The row of reports.parquet."""
-        return {name: getattr(self, name) for name in ("report_id", "study_key", "text", "findings", "impression", "language")} | {
-            "flags": list(self.flags)
-        }
+        return {name: getattr(self, name) for name in _COLUMNS} | {"flags": list(self.flags)}
 
 
-def join_reports(table: Table, scans: Sequence[Scan], hasher: Hasher) -> list[Report]:
-    """Scrub and section every report that belongs to a scan. Reports without a scan stay behind.
+def join_reports(tables: Sequence[Table], scans: Sequence[Scan], hasher: Hasher, config: ReportConfig) -> list[Report]:
+    """Scrub and section every report that belongs to a scan. Reports without a scan stay behind; the first table that has one counts.
 
     Joined by file, accession, study, and by patient where that patient has one report only.
     """
-    scans_of_row: dict[int, list[int]] = defaultdict(list)
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, scan in enumerate(scans):
-        row = _row_of(table, scan)
-        if row is not None:
-            scans_of_row[row].append(index)
+        places = ((number, _row_of(table, scan)) for number, table in enumerate(tables))
+        found = next(((number, row) for number, row in places if row is not None), None)
+        if found:
+            members[found].append(index)
     patients_of_text: dict[str, set[str]] = defaultdict(set)
-    for row, members in scans_of_row.items():
-        patients_of_text[_whole_text(table, row).casefold()].update(scans[index].identity.patient for index in members)
+    for (number, row), joined in members.items():
+        text = _whole_text(tables[number], row)
+        patients_of_text[text.casefold()].update(scans[index].identity.patient for index in joined)
     reports = []
-    for row, members in sorted(scans_of_row.items()):
-        text = _whole_text(table, row)
-        doubts = doubts_of(text, len(patients_of_text[text.casefold()]))
-        if {"empty", "git_lfs_pointer"} & set(doubts):
-            continue
-        reports.append(_report(table, row, [scans[index] for index in members], tuple(members), doubts, hasher))
-    return reports
+    for (number, row), joined in sorted(members.items()):
+        text = _whole_text(tables[number], row)
+        doubts = doubts_of(text, len(patients_of_text[text.casefold()]), config.language)
+        if not {"empty", "git_lfs_pointer"} & set(doubts):
+            reports.append(_report(tables[number], row, [scans[index] for index in joined], tuple(joined), doubts, hasher, config))
+    reports = [report for report in reports if report.text]
+    groups = groups_of_near([report.text for report in reports])
+    return [replace(report, text_group=group) for report, group in zip(reports, groups, strict=True)]
 
 
 def _row_of(table: Table, scan: Scan) -> int | None:
@@ -107,16 +91,34 @@ def _whole_text(table: Table, row: int) -> str:
     return "\n".join(parts)
 
 
-def _report(table: Table, row: int, scans: list[Scan], members: tuple[int, ...], doubts: list[str], hasher: Hasher) -> Report:
+def _report(
+    table: Table, row: int, scans: list[Scan], members: tuple[int, ...], doubts: list[str], hasher: Hasher, config: ReportConfig
+) -> Report:
     first = scans[0].identity
-    known = known_words(scans)
-    text, kinds = scrub(_whole_text(table, row), known)
+    known = known_words(scans) | {name for name in table.cell(row, "names").split("\n") if _may_be_a_name(name)}
+
+    def cleaned(text: str) -> tuple[str, tuple[str, ...]]:
+        return scrub(without_comparisons(text) if config.drop_comparisons else text, known)
+
+    text, kinds = cleaned(_whole_text(table, row))
     sections = sections_of(text)
-    findings = sections["findings"] or scrub(table.cell(row, "findings"), known)[0]
-    impression = sections["impression"] or scrub(table.cell(row, "impression"), known)[0]
-    flags = (*doubts, *(f"scrubbed_{kind}" for kind in kinds))
-    name = hasher("report", first.patient, first.study, table.cell(row, "accession"), table.cell(row, "file"), str(row))
-    return Report(name, hasher("study", first.patient, first.study), text, findings, impression, language_of(text), flags, members)
+    findings = sections["findings"] or cleaned(table.cell(row, "findings"))[0]
+    impression = sections["impression"] or cleaned(table.cell(row, "impression"))[0]
+    normal = ["normal"] if is_normal(impression or text) else []
+    return Report(
+        report_id=hasher("report", first.patient, first.study, table.cell(row, "accession"), table.cell(row, "file"), str(row)),
+        study_key=hasher("study", first.patient, first.study),
+        text=text,
+        findings=findings,
+        impression=impression,
+        technique=sections["technique"],
+        comparison=sections["comparison"],
+        sides=sides_by_sentence(text),
+        language=language_of(text),
+        flags=(*doubts, *normal, *(f"scrubbed_{kind}" for kind in kinds)),
+        scans=members,
+        path=table.cell(row, "path"),
+    )
 
 
 def known_words(scans: Sequence[Scan]) -> set[str]:
@@ -124,43 +126,10 @@ def known_words(scans: Sequence[Scan]) -> set[str]:
     words: set[str] = set()
     for scan in scans:
         identity = scan.identity
-        words.update(part for name in identity.names for part in (name, *name.split()) if part.lower() not in PLAIN_WORDS)
+        words.update(part for name in identity.names for part in (name, *name.split()) if _may_be_a_name(part))
         words.update(one for one in (identity.patient, identity.accession, identity.study) if len(one) >= 4 and any(map(str.isdigit, one)))
-    return {word for word in words if len(word) >= 3}
+    return words
 
 
-def sections_of(text: str) -> dict[str, str]:
-    """Findings and impression as far as headings mark them (English, German, French, Spanish)."""
-    found = {"findings": "", "impression": "", "other": ""}
-    marks = list(_HEADING.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=False):
-        heading = (mark[1] or mark[2] or mark[3]).lower()
-        section = next(name for name, headings in _SECTIONS.items() if heading in headings)
-        body = text[mark.end() : following.start() if following else len(text)].strip()
-        found[section] = f"{found[section]} {body}".strip()
-    return found
-
-
-def doubts_of(text: str, patients: int = 1) -> list[str]:
-    """Stable codes of what makes a report doubtful."""
-    doubts = []
-    if text.startswith("version https://git-lfs"):
-        doubts.append("git_lfs_pointer")
-    words = len(re.findall(r"\w+", text))
-    if words == 0:
-        doubts.append("empty")
-    elif words < FEWEST_WORDS:
-        doubts.append("too_short")
-    if _MOJIBAKE.search(text):
-        doubts.append("mojibake")
-    if patients > 1:
-        doubts.append("same_text_for_several_patients")
-    return doubts
-
-
-def language_of(text: str) -> str:
-    """en, de, fr or es by its commonest small words; empty where none stands out."""
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    counts = {language: sum(word in small for word in words) for language, small in _LANGUAGE_WORDS.items()}
-    best = max(counts, key=lambda language: counts[language])
-    return best if counts[best] >= max(2, 0.03 * len(words)) else ""
+def _may_be_a_name(word: str) -> bool:
+    return len(word) >= 3 and word.lower() not in PLAIN_WORDS

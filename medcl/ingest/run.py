@@ -18,10 +18,10 @@ from medcl.ingest.assemble import (
     ledger_row,
     manifest_rows,
     nothing_usable,
-    source_rows,
     splits_of,
     volume_ids,
     write_or_remove,
+    write_private,
 )
 from medcl.ingest.collect import Collection, collect
 from medcl.ingest.labels import join_labels, label_columns, merged, npz_labels
@@ -29,7 +29,7 @@ from medcl.ingest.ledger import LedgerEntry, count_reasons, explain_counts
 from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
 from medcl.ingest.reports import Report, join_reports
 from medcl.ingest.settings import IngestConfig
-from medcl.ingest.tables import Table, read_csv
+from medcl.ingest.tables import Table, read_rows, table_of
 from medcl.ingest.to_nifti import convert
 
 __all__ = ["IngestConfig", "Summary", "convert", "ingest"]
@@ -53,6 +53,7 @@ class Summary:
     splits: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    report_flags: dict[str, int] = field(default_factory=dict)
     out: str = ""
 
     @property
@@ -69,6 +70,8 @@ class Summary:
             lines += ["not used:", *explain_counts(self.reasons)]
         if self.flags:
             lines += ["to review (column `flags`): " + ", ".join(f"{number} {name}" for name, number in self.flags.items())]
+        if self.report_flags:
+            lines += ["of the reports: " + ", ".join(f"{number} {name}" for name, number in self.report_flags.items())]
         return lines
 
     @property
@@ -98,8 +101,8 @@ def ingest(
     """
     config, progress, out = settings or IngestConfig(), progress or Silent(), Path(out)
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
-    report_table = read_csv(reports, config.columns, ("text", "findings", "impression"), "--reports") if reports else None
-    label_table = read_csv(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
+    report_table = read_rows(reports, config.columns, ("text", "findings", "impression"), "--reports") if reports else None
+    label_table = read_rows(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
     names = label_columns(label_table, config.label_columns) if label_table else ()
     extras = _Extras(report_table, label_table, names)
     whole = collect(sources, extras.tables, config, jobs, progress, dask=dask)
@@ -121,11 +124,17 @@ class _Extras:
     def tables(self) -> list[Table]:
         return [table for table in (self.report_table, self.label_table) if table is not None]
 
+    def report_tables(self, whole: Collection) -> list[Table]:
+        """Where reports come from: the table that was given, then DICOM structured reports."""
+        given = [self.report_table] if self.report_table else []
+        return [*given, table_of([report.row() for report in whole.reports])] if whole.reports else given
+
 
 def _write(out: Path, whole: Collection, extras: _Extras, config: IngestConfig, hasher: Hasher) -> Summary:
     scans = whole.scans
     ids = volume_ids(scans, hasher)
-    found_reports = join_reports(extras.report_table, scans, hasher) if extras.report_table else []
+    found_reports = join_reports(extras.report_tables(whole), scans, hasher, config.reports)
+    whole.mark_reports({report.path for report in found_reports if report.path})
     found_labels = npz_labels(scans, config.label_name)
     if extras.label_table:
         found_labels = merged(found_labels, join_labels(extras.label_table, scans, extras.label_names))
@@ -138,7 +147,7 @@ def _write(out: Path, whole: Collection, extras: _Extras, config: IngestConfig, 
     write_or_remove(out / manifest.REPORTS, [report.row() for report in found_reports], manifest.REPORT_COLUMNS)
     label_rows, label_schema = label_table(ids, found_labels, masks)
     write_or_remove(out / manifest.LABELS, label_rows, label_schema)
-    manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS))
+    write_private(out, whole, ids, masks, extras.tables, hasher)
     summary = _summary(out, entries, rows, found_reports, found_labels, masks)
     _write_card(out, summary, rows, label_schema, config)
     return summary
@@ -169,8 +178,17 @@ def _summary(
         splits=dict(Counter(row["split"] for row in rows).most_common()),
         reasons=count_reasons(entries, "skipped", "refused"),
         flags=dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
+        report_flags=_report_flags(reports),
         out=str(out),
     )
+
+
+def _report_flags(reports: Sequence[Report]) -> dict[str, int]:
+    """How many reports have each flag; `nearly_the_same`: how many share their words with another."""
+    counts = Counter(flag for report in reports for flag in report.flags)
+    counts["nearly_the_same"] = sum(report.text_group > 0 for report in reports)
+    counts["normal_and_nearly_the_same"] = sum(report.text_group > 0 and "normal" in report.flags for report in reports)
+    return {name: number for name, number in sorted(counts.items()) if number}
 
 
 def _write_card(
@@ -189,6 +207,7 @@ def _write_card(
         splits=summary.splits,
         reasons=summary.reasons,
         flags=summary.flags,
+        report_flags=summary.report_flags,
         labels=[name for name in label_schema if name not in ("volume_id", "mask_id")],
         columns={name: meaning for name, (_, meaning) in manifest.MANIFEST_COLUMNS.items()},
         notes=["Head scans can identify a person by the face. Scrubbing of report text follows rules and misses things: review it."],

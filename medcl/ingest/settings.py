@@ -24,6 +24,16 @@ class Columns(Settings):
     modality: str | None = None
     sex: str | None = None
     age: str | None = None
+    date: str | None = None
+
+
+class ReportConfig(Settings):
+    """What to do with report texts. language: the one expected, others are flagged. drop_comparisons: leave out sentences that
+    compare with an earlier study, which the picture cannot show.
+    """
+
+    language: Literal["en", "de", "fr", "es"] | None = None
+    drop_comparisons: bool = False
 
 
 class SplitConfig(Settings):
@@ -63,6 +73,7 @@ class IngestConfig(Settings):
     min_slices: int = Field(default=2, ge=2)
     budget_gib: float = Field(default=2.0, gt=0)
     split: SplitConfig = SplitConfig()
+    reports: ReportConfig = ReportConfig()
 
     @property
     def budget_bytes(self) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.hints import Hint, stem_of
-from medcl.ingest.records import Identity, modality_name
+from medcl.ingest.records import MODALITIES, Identity, modality_name
 from medcl.ingest.settings import Columns
 
 _LARGEST_TABLE = 2**30
+_EXCEL = (".xlsx", ".xlsm")
 # Looked for in this order, without regard to case, spaces, dashes and underscores.
 _USUAL = {
     "file": ("file", "filename", "filepath", "path", "image", "imagefile", "imagepath", "imagename", "volumename", "dicompath"),
@@ -28,6 +30,7 @@ _USUAL = {
     "modality": ("modality",),
     "sex": ("sex", "gender", "patientsex"),
     "age": ("age", "ageyears", "patientage"),
+    "date": ("studydate", "examdate", "scandate", "acquisitiondate", "date", "acqtime"),
 }
 _SPLITS = {
     "train": "train",
@@ -62,10 +65,11 @@ class Table:
         return Hint(
             patient=self.cell(row, "patient"),
             study=self.cell(row, "study"),
-            modality=modality_name(self.cell(row, "modality")),
+            modality=_modality(self.cell(row, "modality")),
             split=_SPLITS.get(self.cell(row, "split").lower(), ""),
             sex=_sex(self.cell(row, "sex")),
             age_years=age,
+            date=self.cell(row, "date"),
         )
 
     def rows_for_file(self, path: str, relative: str) -> list[int]:
@@ -126,8 +130,9 @@ class Table:
         )
 
 
-def read_csv(path: str | Path, columns: Columns, needs: tuple[str, ...], setting: str) -> Table:
-    """Read a CSV (comma, semicolon or tab; UTF-8 or Latin-1). `needs`: roles of which it must have one.
+def read_rows(path: str | Path, columns: Columns, needs: tuple[str, ...], setting: str) -> Table:
+    """Read a CSV (comma, semicolon or tab; UTF-8 or Latin-1) or the first sheet of an Excel file. `needs`: roles of which it must
+    have one.
 
     Raises UserError where the file is missing, is no table, or none of the needed columns is there.
     """
@@ -136,7 +141,7 @@ def read_csv(path: str | Path, columns: Columns, needs: tuple[str, ...], setting
         raise UserError(f"{path}: no such file (given as {setting})")
     if path.stat().st_size > _LARGEST_TABLE:
         raise UserError(f"{path}: larger than 1 GiB; split it")
-    names, rows = _parse(path)
+    names, rows = _sheet(path) if path.suffix.lower() in _EXCEL else _parse(path)
     roles = _roles(names, columns, path)
     if not any(role in roles for role in needs):
         raise UserError(
@@ -144,6 +149,32 @@ def read_csv(path: str | Path, columns: Columns, needs: tuple[str, ...], setting
             f"name it in the settings, for example `columns: {{{needs[0]}: {names[0] if names else 'NAME'}}}`"
         )
     return Table(path, names, rows, roles)
+
+
+def table_of(rows: Sequence[dict[str, str]]) -> Table:
+    """A table made here, whose columns are named by their roles."""
+    names = tuple(rows[0])
+    return Table(Path(), names, tuple(rows), {name: name for name in names})
+
+
+def _sheet(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # openpyxl's warnings may quote cells
+            sheet = pd.read_excel(path, dtype=str, keep_default_na=False)
+    except Exception:  # a broken workbook raises many kinds
+        raise UserError(f"{path}: not readable as an Excel workbook; save it again, or export the sheet as CSV") from None
+    names = tuple(str(name).strip() for name in sheet.columns)
+    if not len(sheet):
+        raise UserError(f"{path}: its first sheet is empty; put the table there")
+    return names, tuple(dict(zip(names, map(_cell, row), strict=True)) for row in sheet.itertuples(index=False, name=None))
+
+
+def _cell(content: object) -> str:
+    """Dates of Excel are days: their midnight is no part of them."""
+    return str(content).strip().removesuffix(" 00:00:00")
 
 
 def _parse(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
@@ -200,6 +231,12 @@ def _number(text: str) -> float | None:
         return float(text.rstrip("Yy "))
     except ValueError:
         return None
+
+
+def _modality(text: str) -> str:
+    """A cell may hold anything; a word that is no modality is not let into the manifest."""
+    name = modality_name(text)
+    return name if name in {"", "shape", *MODALITIES.values()} else "unknown"
 
 
 def _sex(text: str) -> str:

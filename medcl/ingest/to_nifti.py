@@ -15,7 +15,7 @@ from medcl.foundation.files import write_whole
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Volume
 from medcl.ingest import manifest
-from medcl.ingest.assemble import ledger_entries, ledger_row, nothing_usable, source_rows, volume_ids
+from medcl.ingest.assemble import ledger_entries, ledger_row, nothing_usable, volume_ids, write_private
 from medcl.ingest.collect import collect
 from medcl.ingest.ledger import count_reasons, explain_counts
 from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
@@ -72,7 +72,7 @@ def convert(
         write_nifti(out / f"{ids[members[0]]}.nii.gz", volumes)
     entries = ledger_entries(whole, ids, hasher)
     manifest.write_table(out / manifest.LEDGER, manifest.table(map(ledger_row, entries), manifest.LEDGER_COLUMNS))
-    manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, {}), manifest.SOURCE_COLUMNS))
+    write_private(out, whole, ids, {}, (), hasher)
     return Converted(len(entries), len(series), len(ids), count_reasons(entries, "skipped", "refused"))
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from medcl.encoders.tokenizer import Tokenizer
 from medcl.foundation.randomness import generator
 from medcl.foundation.types import Text
+from medcl.ingest.report_text import split_sentences
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\s*\n+\s*")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -25,8 +25,7 @@ def report_of_rows(index: pd.DataFrame, reports: pd.DataFrame) -> list[str]:
 
 def sentences(text: str) -> tuple[str, ...]:
     """The sentences of a report that hold at least two words; the whole text where none does."""
-    parts = [part.strip() for part in _SENTENCE_END.split(text)]
-    kept = tuple(part for part in parts if len(_WORD.findall(part)) >= 2)
+    kept = tuple(part for part in split_sentences(text) if len(_WORD.findall(part)) >= 2)
     return kept or ((text.strip(),) if text.strip() else ())
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 from medcl.foundation.errors import UserError
 from medcl.ingest import Data, IngestConfig, ingest, open_data
 from medcl.ingest.labels import label_columns
-from medcl.ingest.privacy import Hasher, cap_age, scrub
-from medcl.ingest.reports import doubts_of, language_of, sections_of
+from medcl.ingest.privacy import Hasher, cap_age
+from medcl.ingest.report_text import doubts_of, language_of, sections_of
+from medcl.ingest.scrubbing import scrub
 from medcl.ingest.settings import Columns
-from medcl.ingest.tables import read_csv
+from medcl.ingest.tables import read_rows
 from tests.ingest.scanner import phantom, series
 
 
@@ -112,7 +113,7 @@ def test_label_columns_leave_out_what_identifies(tmp_path: Path) -> None:
          "Pathology": "xyz"[k % 3]}
         for k in range(40)
     ]  # fmt: skip
-    table = read_csv(csv_file(tmp_path, rows), Columns(), ("patient",), "--labels")
+    table = read_rows(csv_file(tmp_path, rows), Columns(), ("patient",), "--labels")
     assert label_columns(table, None) == ("finding", "score", "Pathology")
     assert label_columns(table, ("free",)) == ("free",)
     with pytest.raises(UserError, match="has no column 'nope'"):
@@ -123,7 +124,7 @@ def test_label_columns_leave_out_what_identifies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_csv_dialects(tmp_path: Path, delimiter: str, encoding: str) -> None:
     rows: list[dict[str, object]] = [{"File Name": "a.png", "Befund": 'Größe, "normal"; frei'}]
-    table = read_csv(csv_file(tmp_path, rows, sep=delimiter, encoding=encoding), Columns(text="Befund"), ("text",), "--reports")
+    table = read_rows(csv_file(tmp_path, rows, sep=delimiter, encoding=encoding), Columns(text="Befund"), ("text",), "--reports")
     assert table.cell(0, "text") == 'Größe, "normal"; frei'
     assert table.cell(0, "file") == "a.png"
 
@@ -131,11 +132,11 @@ def test_csv_dialects(tmp_path: Path, delimiter: str, encoding: str) -> None:
 def test_a_wrong_table_is_explained(tmp_path: Path) -> None:
     path = csv_file(tmp_path, [{"x": 1}])
     with pytest.raises(UserError, match=r"no column for text among x; name it in the settings"):
-        read_csv(path, Columns(), ("text",), "--reports")
+        read_rows(path, Columns(), ("text",), "--reports")
     with pytest.raises(UserError, match=r"has no column 'y' \(settings: columns\.text\)"):
-        read_csv(path, Columns(text="y"), ("text",), "--reports")
+        read_rows(path, Columns(text="y"), ("text",), "--reports")
     with pytest.raises(UserError, match="no such file"):
-        read_csv(tmp_path / "none.csv", Columns(), ("text",), "--reports")
+        read_rows(tmp_path / "none.csv", Columns(), ("text",), "--reports")
 
 
 def cohort(folder: Path) -> Path:
