@@ -19,6 +19,7 @@ _TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0
 # These move values between neighbours or around their mean; they do not make a tissue look like another one.
 _LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "motion", "ghosting", "spike", "speckle"}
 _FEW_VOXELS = 50
+_FEW_PAIRS = 16
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,20 @@ class _Measured:
 def measure(
     store: VolumeStore, maker: ViewMaker, *, seed: int = 0, count: int = 64, progress: Progress | None = None
 ) -> tuple[dict[str, Any], list[Breach]]:
-    """Draw a pair of views for `count` items spread over the store and measure what the policy did.
+    """Draw pairs of views of `count` items spread over the store, at least 16 pairs in all, and measure what the policy did.
 
     Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds. Raises nothing by itself.
     """
     seen = _Measured()
     rows = spread_rows(len(store), count)
-    for row in (progress or Silent()).track(rows, len(rows), "audit"):
-        pair = maker.draw(store.shape(row), store.affine(row), (seed, 0, row))
+    keys = [(seed, step, row) for step in range(-(-_FEW_PAIRS // len(rows))) for row in rows]
+    for key in (progress or Silent()).track(keys, len(keys), "audit"):
+        row = key[2]
+        pair = maker.draw_row(store, row, key)
         seen.overlaps.append(overlap(pair[0].frame, pair[1].frame))
         kept = [_measure_view(store, maker, row, view, seen) for view in pair]
         seen.survived += [min(shares) >= 0.5 for shares in zip(*kept, strict=True)]
-    figures = _figures(seen, len(rows))
+    figures = _figures(seen, len(keys))
     return figures, list(_judge(maker, seen, figures))
 
 
