@@ -104,7 +104,7 @@ def monai_steps(side: int) -> list[Callable]:
 
 def monai_cache(scans: list[dict[str, str]], side: int) -> CacheDataset:
     """Decoded and scaled volumes in memory."""
-    return CacheDataset(scans, mt.Compose(monai_steps(side)).set_random_state(0), num_workers=1, progress=False)
+    return CacheDataset(scans, mt.Compose(monai_steps(side)).set_random_state(0), num_workers=1, progress=False, hash_as_key=True)
 
 
 def monai_cache_arm(scans: list[dict[str, str]], side: int) -> Arm:

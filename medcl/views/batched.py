@@ -68,7 +68,7 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         self.keep: tuple[float, float] | None = crop.keep
-        self.place = crop.place
+        self._placed = crop.place
         self._spatial = [step for step in steps if step.stage == "spatial"]
         self._intensity = [step for step in steps if step.stage == "intensity"]
         self._check_fit()
@@ -87,7 +87,7 @@ class ViewMaker:
 
     def draw_row(self, store: VolumeStore, row: int, key: tuple[int, int, int], num_views: int = 2) -> tuple[ViewParameters, ...]:
         """`draw` for a row of a store, placed where the policy's crop wants it."""
-        boxes = None if self.place == "field" else store.boxes(row, self.place)
+        boxes = None if self._placed == "field" else store.boxes(row, self._placed)
         return self.draw(store.shape(row), store.affine(row), key, num_views, boxes)
 
     def draw(

@@ -16,8 +16,8 @@ from medcl.views.crops import overlap
 
 # Hounsfield units of what everybody knows; other units are split into thirds of the foreground.
 _TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0, 60.0), "bone": (300.0, 3100.0)}
-# These move values between neighbours or around their mean; they do not make a tissue look like another one.
-_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "motion", "ghosting", "spike", "speckle"}
+# These move values between neighbours or around their mean, or hide a part; they do not make a tissue look like another one.
+_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "count_noise", "motion", "ghosting", "spike", "gibbs", "speckle", "cutout"}
 _FEW_VOXELS = 50
 _FEW_PAIRS = 16
 
