@@ -127,20 +127,26 @@ def _figure_rows(maker: ViewMaker, figures: dict[str, Any]) -> Iterable[Sequence
     bounds = maker.policy.audit
     for key, name, allowed in (
         ("overlap", "overlap of the pair", f"at least {maker.config.overlap:g}"),
-        ("volume_change", "physical volume over the policy's", _limit("at most x or 1/", bounds.max_volume_change)),
+        ("volume_change", "physical volume over the policy's", _ratio(bounds.max_volume_change)),
         ("field_share", "share of the field's length", _limit("at least ", bounds.min_field_share)),
     ):
         spread = figures[key]
         yield name, f"{spread['min']:.2f}", f"{spread['mean']:.2f}", f"{spread['max']:.2f}", allowed
-    yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share)
-    yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share)
+    yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share, "%")
+    yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share, "%")
     survival = figures["mask_survival"]
     shown = "no masks" if survival is None else f"{survival:.0%}"
-    yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival)
+    yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival, "%")
 
 
-def _limit(words: str, bound: float | None) -> str:
-    return "not judged" if bound is None else f"{words}{bound:g}"
+def _limit(words: str, bound: float | None, form: str = "") -> str:
+    if bound is None:
+        return "not judged"
+    return f"{words}{bound:.0%}" if form == "%" else f"{words}{bound:g}"
+
+
+def _ratio(bound: float | None) -> str:
+    return "not judged" if bound is None else f"1/{bound:g} to {bound:g}"
 
 
 def _step_rows(maker: ViewMaker) -> Iterable[Sequence[str]]:

@@ -108,10 +108,11 @@ def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewPa
 
 
 def foreground(values: np.ndarray, maker: ViewMaker, background: float) -> np.ndarray:
-    """Where a view in stored units shows something: above -500 HU, half a shape, or a little above the background."""
+    """Where a view in stored units shows something: above -500 HU or 0.1 SUV, half a shape, or a little above the background."""
+    physical = {"HU": -500.0, "SUV": 0.1}
     fixed = {"binary": 0.5, "display": background + 0.05, "zscore": background + 0.25}
-    threshold = -500.0 if maker.recipe.stored_units == "HU" else fixed.get(maker.recipe.intensity.name, background + 1e-3)
-    return values > threshold
+    units, intensity = maker.recipe.stored_units, maker.recipe.intensity.name
+    return values > physical.get(units, fixed.get(intensity, background + 1e-3))
 
 
 def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[str, np.ndarray]:

@@ -28,18 +28,23 @@ def _scaled(step: Step, modality: str, factor: float) -> Step:
     if not extents:
         return step
     bounded = {name: _kept_within(step, modality, name, value) for name, value in extents.items()}
-    changed = bounded | {"probability": min(1.0, step.probability * factor)}
+    changed = bounded | {"probability": min(1.0, _short(step.probability * factor))}
     return type(step).model_validate(step.model_dump() | changed)
 
 
 def _farther(name: str, value: Any, factor: float) -> tuple[float, ...] | float | None:
     """The setting's new value, or None where it does not say how far a step goes."""
     if name == "range":
-        return tuple(float(end) ** factor for end in value)
+        return tuple(_short(end**factor) for end in value)
     if not name.startswith("max_") or value is None:
         return None
     nothing = 1.0 if name == "max_factor" else 0.0
-    return nothing + (value - nothing) * factor
+    return _short(nothing + (value - nothing) * factor)
+
+
+def _short(value: float) -> float:
+    """Six digits: what cards and pages print is exactly what is used."""
+    return float(f"{value:.6g}")
 
 
 def _kept_within(step: Step, modality: str, name: str, value: tuple[float, ...] | float) -> tuple[float, ...] | float:
