@@ -85,7 +85,7 @@ def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewPara
     seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
     seen.swapped.append(bool(view.world[:3, 0] @ store.affine(row)[:3, 0] < 0))
     _measure_values(store, maker, row, view, seen)
-    return _mask_kept(store, maker, row, view)
+    return _mask_kept(store, row, view)
 
 
 def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
@@ -130,14 +130,17 @@ def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[s
     return {name: where for name, where in found.items() if where.sum() >= _FEW_VOXELS}
 
 
-def _mask_kept(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters) -> list[float]:
-    shown = maker.render_mask(store, row, view)
-    whole = store.mask(row)
-    if shown is None or whole is None:
+def _mask_kept(store: VolumeStore, row: int, view: ViewParameters) -> list[float]:
+    """For each label, the share of its voxels that lie inside the view, however small they are beside the view's own."""
+    labels = store.mask(row)
+    if labels is None:
         return []
-    voxel = abs(np.linalg.det(view.world[:3, :3])) / abs(np.linalg.det(store.affine(row)[:3, :3]))
-    before, after = (np.bincount(labels.ravel(), minlength=256)[1:] for labels in (whole, shown))
-    return [float(after[label] * voxel / before[label]) for label in np.flatnonzero(before)]
+    at = np.argwhere(labels)
+    shown = (at - view.matrix[:, 3]) @ np.linalg.inv(view.matrix[:, :3]).T
+    inside = ((shown > -0.5) & (shown < np.array(view.size) - 0.5)).all(axis=1)
+    found = labels[tuple(at.T)]
+    before, after = np.bincount(found), np.bincount(found, weights=inside)
+    return [float(after[label] / before[label]) for label in np.flatnonzero(before)]
 
 
 def _figures(seen: _Measured, pairs: int) -> dict[str, Any]:
