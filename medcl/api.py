@@ -167,7 +167,8 @@ class _Pretraining:
         )
 
     def _same_as_before(self, inputs: dict[str, str]) -> None:
-        before = yaml_settings.read_yaml(self.folder / CONFIG)
+        # Read back through the settings, so that one added since then counts as its default.
+        before = yaml_settings.load(type(self.settings), self.folder / CONFIG).model_dump(mode="json")
         now = self.settings.model_dump(mode="json")
         changed = sorted(key for key in {*_flat(before), *_flat(now)} if _flat(before).get(key) != _flat(now).get(key))
         changed = [key for key in changed if key.removeprefix("training.") not in FREE]

@@ -29,6 +29,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]
 Jobs = Annotated[int, typer.Option(min=1, help="How many processes work side by side.")]
 Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, whose workers do it.")]
 Settings = Annotated[Path | None, typer.Option(metavar="YAML", help="Settings of ingest, where the defaults do not fit.")]
+Strength = Literal["light", "default", "strong"]
 Target = Literal["backbone", "onnx", "monai", "nnunet", "huggingface"]
 
 
@@ -111,7 +112,9 @@ def convert(
 def prepare(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that ingest made.")],
     out: Annotated[Path, typer.Option(help="The STORE folder to make.")],
-    recipe: Annotated[str | None, typer.Option(help="ct, mr, xray, shape or a YAML file; without it, the modality's own.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="ct, mr, pet, xray, mammography, ultrasound, shape or a YAML file; without it, the modality's own.")
+    ] = None,
     jobs: Jobs = 1,
     dask: Dask = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take: disk, memory, time.")] = False,
@@ -138,6 +141,7 @@ def preview(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder that prepare made.")],
     out: Annotated[Path, typer.Option(help="Folder for the contact sheet and the figures.")],
     policy: Annotated[str | None, typer.Option(help="Name of a built-in policy or a YAML file; without it, the recipe's own.")] = None,
+    strength: Annotated[Strength, typer.Option(help="How far and how often its steps act.")] = "default",
     paired: Annotated[bool, typer.Option("--paired", help="Views are paired with reports: stricter rules.")] = False,
     size: Annotated[str | None, typer.Option(metavar="X,Y[,Z]", help="Voxel grid of a view, such as 96,96,96.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many items to draw.")] = 8,
@@ -150,7 +154,8 @@ def preview(
         from medcl.views.audit import preview_store
 
         chosen = _size(size)
-        audit = preview_store(store, out, policy=policy, size=chosen, paired=paired, seed=seed, count=count, progress=talk.progress)
+        settings = {"policy": policy, "strength": strength, "size": chosen, "paired": paired}
+        audit = preview_store(store, out, **settings, seed=seed, count=count, progress=talk.progress)
         lines = [f"the views keep within the bounds of policy {audit['views']['policy']['name']}: {out}/index.html"]
         talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: medcl pretrain CONFIG.yaml store={store}")
 

@@ -99,9 +99,9 @@ class PlainViews:
     def __init__(self, maker: ViewMaker) -> None:
         self.maker, self.config = maker, maker.config
 
-    def draw(self, shape: Any, affine: np.ndarray, key: tuple[int, int, int], num_views: int) -> list[ViewParameters]:
+    def draw_row(self, store: Any, row: int, key: tuple[int, int, int], num_views: int) -> list[ViewParameters]:
         """Windows in turn, by the key."""
-        windows = self.maker.windows(shape, affine)
+        windows = self.maker.windows(store.shape(row), store.affine(row))
         return [windows[(key[1] + view) % len(windows)] for view in range(num_views)]
 
     def render(self, store: Any, row: int, parameters: ViewParameters, out: np.ndarray | None) -> np.ndarray:

@@ -105,12 +105,11 @@ class OutlinedBatches:
             yield Batch((images,), torch.from_numpy(rows), codes, target=masks)
 
     def _pair(self, row: int, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        shape, affine = self.store.shape(row), self.store.affine(row)
         if self.plain:
-            windows = self.maker.windows(shape, affine)
+            windows = self.maker.windows(self.store.shape(row), self.store.affine(row))
             view = windows[step % len(windows)]
         else:
-            view = self.maker.draw(shape, affine, (self.seed, step, row * self.batch + place), 1)[0]
+            view = self.maker.draw_row(self.store, row, (self.seed, step, row * self.batch + place), 1)[0]
         mask = self.maker.render_mask(self.store, row, view)
         assert mask is not None
         return self.maker.render(self.store, row, view), self.class_of[mask]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,22 +28,14 @@ class Store(Protocol):
 
     index: Any
 
-    def shape(self, row: int) -> tuple[int, int, int]:
-        """Shape of a stored array."""
-        ...
-
-    def affine(self, row: int) -> np.ndarray:
-        """Affine of a stored array."""
-        ...
-
 
 class Maker(Protocol):
     """What is needed of a ViewMaker: all parameters first, a pure function of the key, then pixels."""
 
     config: Any
 
-    def draw(self, shape: Any, affine: Any, key: tuple[int, int, int], num_views: int) -> Sequence[Any]:
-        """Parameters of the views of one item."""
+    def draw_row(self, store: Any, row: int, key: tuple[int, int, int], num_views: int) -> Sequence[Any]:
+        """Parameters of the views of one row of the store."""
         ...
 
     def render(self, store: Any, row: int, parameters: Any, out: np.ndarray | None) -> np.ndarray:
@@ -65,6 +57,10 @@ class Batches:
     rows: rows of the store to learn from, all by default. texts: sentences for methods that use them. targets: one entry
     for each row of the store, handed on as `Batch.target`. workers: threads that make views; their number changes
     nothing but speed. A yielded batch is valid until the next one is asked for: its memory is used again.
+
+    on_unreadable: called with a message when a row cannot be read (a rotten chunk, say) and is skipped: the next row of
+    `rows` that can be read takes its place in that step and in all later ones, under its own name (`Batch.item`), and
+    `skipped` keeps row -> reason. Without it a row that cannot be read is an error, and the run stops.
     """
 
     def __init__(
@@ -80,6 +76,7 @@ class Batches:
         texts: ReportTexts | None = None,
         targets: np.ndarray | None = None,
         pin: bool = False,
+        on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
         processes = distributed.world_size()
         if world_batch % processes:
@@ -99,6 +96,7 @@ class Batches:
         self.picture = len(size) == 2
         self.view_shape = (size[1], size[0], 1) if self.picture else size
         self._share = world_batch // processes
+        self.on_unreadable, self.skipped = on_unreadable, dict[int, str]()
 
     def rows_at(self, step: int) -> np.ndarray:
         """The store's rows of the whole world batch of one step, in order."""
@@ -114,7 +112,7 @@ class Batches:
         with ExitStack() as stack:
             pool = self._pool(stack)
             free = deque(self._allocate() for _ in range(AHEAD + 1))
-            begun: deque[tuple[int, _Slot, list[Future | None]]] = deque()
+            begun: deque[tuple[int, _Slot, list[Future | int]]] = deque()
             for step in range(start, stop + AHEAD):
                 if step < stop:
                     begun.append((step, *self._begin(step, free.popleft(), pool)))
@@ -136,24 +134,23 @@ class Batches:
         tensors = tuple(torch.empty(shape, pin_memory=self.pin) for _ in range(self.num_views))
         return _Slot(tensors, tuple(tensor.numpy() for tensor in tensors))
 
-    def _begin(self, step: int, slot: _Slot, pool: ThreadPoolExecutor | None) -> tuple[_Slot, list[Future | None]]:
-        work: list[Future | None] = []
+    def _begin(self, step: int, slot: _Slot, pool: ThreadPoolExecutor | None) -> tuple[_Slot, list[Future | int]]:
+        work: list[Future | int] = []
         for place, (row, key) in enumerate(self._own(step)):
             arguments = (row, key, [array[place] for array in slot.arrays])
-            work.append(pool.submit(self._render, *arguments) if pool else self._render(*arguments))
+            work.append(pool.submit(self._make, *arguments) if pool else self._make(*arguments))
         return slot, work
 
-    def _finish(self, step: int, slot: _Slot, work: list[Future | None]) -> Batch:
-        for future in work:
-            if future is not None:
-                future.result()
-        own = self._own(step)
-        rows = np.array([row for row, _ in own])
+    def _finish(self, step: int, slot: _Slot, work: list[Future | int]) -> Batch:
+        rows = np.array([made.result() if isinstance(made, Future) else made for made in work])
+        keys = [key for _, key in self._own(step)]
         return Batch(
             views=tuple(self._image(tensor) for tensor in slot.tensors),
             item=torch.from_numpy(rows),
             patient=torch.from_numpy(self.patients[rows]),
-            text=None if self.texts is None else self.texts.encode([self.texts.draw(row, key) for row, key in own]),
+            text=None
+            if self.texts is None
+            else self.texts.encode([self.texts.draw(row, key) for row, key in zip(rows.tolist(), keys, strict=True)]),
             target=None if self.targets is None else torch.as_tensor(self.targets[rows]),
         )
 
@@ -176,9 +173,24 @@ class Batches:
         first = distributed.rank() * self._share
         return pairs[first : first + self._share]
 
+    def _make(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> int:
+        """Render a row, or, where it may be skipped, the next one that can be read. Returns the row that was rendered."""
+        for _ in range(len(self.rows)):
+            if row not in self.skipped:
+                try:
+                    self._render(row, key, outs)
+                    return row
+                except DataError as error:
+                    if self.on_unreadable is None:
+                        raise
+                    self.skipped[row] = str(error)
+                    self.on_unreadable(f"skipped from now on: {error}")
+            row = int(self.rows[(np.flatnonzero(self.rows == row)[0] + 1) % len(self.rows)])
+        raise DataError(f"step {key[1]}: none of {len(self.rows)} rows can be read; the first: {next(iter(self.skipped.values()))}")
+
     def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> None:
         try:
-            drawn = self.maker.draw(self.store.shape(row), self.store.affine(row), key, self.num_views)
+            drawn = self.maker.draw_row(self.store, row, key, self.num_views)
             for parameters, out in zip(drawn, outs, strict=True):
                 self.maker.render(self.store, row, parameters, out)
         except MedclError as error:

@@ -1,14 +1,19 @@
 """Integers on disk: one chunked blosc2 file per volume, one pool file for many small items.
 
 LZ4 with bit-shuffle; blocks of 16 x 16 x 32 inside chunks of 64 x 64 x 160, so that a crop touches little more than
-itself. Never blosc2's DELTA filter: it returns wrong slices of n-d arrays (c-blosc2 issue 701).
+itself. Never blosc2's DELTA filter: it returns wrong slices of n-d arrays (c-blosc2 issue 701). Every chunk has a
+checksum (CRC-32 of its compressed bytes), verified the first time the chunk is touched after its file was opened: a
+rotten disk is an error and not a scan, and reading the same chunk again costs nothing more.
 """
 
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +32,31 @@ TINY_VOXELS = 64**3
 _OPEN_FILES = 256
 
 
-def write_array(path: Path, array: np.ndarray) -> int:
-    """Write one (x, y, z) integer array as a blosc2 file, whole or not at all. Returns its size in bytes."""
+def write_array(path: Path, array: np.ndarray) -> tuple[int, list[int]]:
+    """Write one (x, y, z) integer array as a blosc2 file, whole or not at all. Returns its size in bytes and its chunks' checksums."""
     chunks = tuple(min(length, most) for length, most in zip(array.shape, (64, 64, 160), strict=True))
     shape = (16, 16, 32) if array.shape[2] > 1 else (64, 64, 1)
     blocks = tuple(min(length, most) for length, most in zip(chunks, shape, strict=True))
     array = np.ascontiguousarray(array)
+    checksums: list[int] = []
 
     def write(partial: Path) -> None:
-        _blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=_compression(array), urlpath=str(partial), mode="w")
+        written = _blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=_compression(array), urlpath=str(partial), mode="w")
+        checksums.extend(zlib.crc32(written.schunk.get_chunk(number)) for number in range(written.schunk.nchunks))
 
     write_whole(path, write)
-    return path.stat().st_size
+    return path.stat().st_size, checksums
 
 
-def write_pool(path: Path, arrays: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Write many small arrays into one file, each compressed by itself. Returns (offset, size) in bytes of each."""
-    places: list[tuple[int, int]] = []
+def write_pool(path: Path, arrays: Sequence[np.ndarray]) -> list[tuple[int, int, list[int]]]:
+    """Write many small arrays into one file, each compressed by itself. Returns (offset, size in bytes, [checksum]) of each."""
+    places: list[tuple[int, int, list[int]]] = []
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as handle:
             for array in arrays:
                 packed = _blosc2.compress2(np.ascontiguousarray(array), **_compression(array))
-                places.append((handle.tell(), len(packed)))
+                places.append((handle.tell(), len(packed), [zlib.crc32(packed)]))
                 handle.write(packed)
 
     write_whole(path, write)
@@ -67,12 +74,24 @@ def _compression(array: np.ndarray) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """An open file, and what of it was verified: numbers of chunks, or offsets of a pool's items."""
+
+    data: Any
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    verified: set[int] = field(default_factory=set)
+
+
 class ArrayReader:
-    """Reads boxes out of a folder's arrays; files stay open (the last 256 used). Thread safe and picklable."""
+    """Reads boxes out of a folder's arrays; files stay open (the last 256 used). Thread safe and picklable.
+
+    Raises DataError naming the file where it cannot be opened or decoded, or is not what was written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._open: OrderedDict[str, Any] = OrderedDict()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,30 +100,45 @@ class ArrayReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"])
 
-    def read(self, name: str, box: Box) -> np.ndarray:
-        """A box of a volume's own file."""
-        handle, lock = self._handle(name)
+    def read(self, name: str, box: Box, checksums: Sequence[int] = ()) -> np.ndarray:
+        """A box of a volume's own file. checksums: one per chunk, or none (a store from before they were kept)."""
+        opened = self._handle(name)
         try:
-            with lock:
-                return handle[tuple(slice(*limits) for limits in box)]
+            with opened.lock:
+                if len(checksums):
+                    for number in _touched(opened.data, box):
+                        if number not in opened.verified:
+                            self._verify(name, opened, number, opened.data.schunk.get_chunk(number), checksums[number])
+                return opened.data[tuple(slice(*limits) for limits in box)]
         except (RuntimeError, ValueError) as error:
-            raise DataError(f"{self.folder / name}: damaged ({error}); remove the store and prepare it again") from None
+            raise self._damaged(name, str(error)) from None
 
-    def read_pooled(self, name: str, place: tuple[int, int], dtype: str, shape: tuple[int, int, int], box: Box) -> np.ndarray:
+    def read_pooled(
+        self, name: str, place: tuple[int, int], dtype: str, shape: tuple[int, int, int], box: Box, checksums: Sequence[int] = ()
+    ) -> np.ndarray:
         """A box of an item in a pool file. `place`: (offset, size) in bytes."""
-        pool, _ = self._handle(name)
+        opened = self._handle(name)
+        offset, size = place
         try:
-            packed = pool[place[0] : place[0] + place[1]].tobytes()
+            packed = opened.data[offset : offset + size].tobytes()
+            if len(checksums) and offset not in opened.verified:
+                self._verify(name, opened, offset, packed, checksums[0])
             array = np.frombuffer(_blosc2.decompress2(packed), dtype=dtype).reshape(shape)
         except (RuntimeError, ValueError) as error:
-            raise DataError(f"{self.folder / name}: damaged ({error}); remove the store and prepare it again") from None
+            raise self._damaged(name, str(error)) from None
         return array[tuple(slice(*limits) for limits in box)]
 
-    def _handle(self, name: str) -> tuple[Any, threading.Lock]:
+    def _verify(self, name: str, opened: _Open, number: int, packed: bytes, checksum: int) -> None:
+        if zlib.crc32(packed) != checksum:
+            raise self._damaged(name, f"part {number} is not what was written: the checksum differs")
+        opened.verified.add(number)
+
+    def _damaged(self, name: str, what: str) -> DataError:
+        return DataError(f"{self.folder / name}: damaged ({what}); check the disk, remove the store and prepare it again")
+
+    def _handle(self, name: str) -> _Open:
         with self._lock:
-            entry = self._open.pop(name, None)
-            if entry is None:
-                entry = (self._open_file(name), threading.Lock())
+            entry = self._open.pop(name, None) or _Open(self._open_file(name))
             self._open[name] = entry
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)
@@ -118,3 +152,10 @@ class ArrayReader:
             return _blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{path}: cannot be opened ({error}); remove the store and prepare it again") from None
+
+
+def _touched(data: Any, box: Box) -> Iterable[int]:
+    """Numbers of the chunks that a box needs."""
+    grid = [-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True)]
+    spans = [range(start // chunk, (stop - 1) // chunk + 1) for (start, stop), chunk in zip(box, data.chunks, strict=True)]
+    return ((x * grid[1] + y) * grid[2] + z for x, y, z in product(*spans))

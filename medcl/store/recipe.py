@@ -141,9 +141,35 @@ _XRAY = Recipe(
     intensity=DisplayIntensity(),
     picture_side=256,
 )
+_PET = Recipe(
+    name="pet",
+    modalities=("pet",),
+    kind="volume",
+    units=("SUV",),
+    spacing_mm=(3.0, 3.0, 3.0),
+    intensity=WindowIntensity(low=0.0, high=10.0, stored_low=0.0, stored_high=100.0),
+    plausible=(0.5, 1.0),
+)
+_MAMMOGRAPHY = Recipe(
+    name="mammography",
+    modalities=("mammography",),
+    kind="picture",
+    units=("display", "arbitrary"),
+    intensity=DisplayIntensity(),
+    body_crop=True,
+    picture_side=1024,
+)
+_ULTRASOUND = Recipe(
+    name="ultrasound",
+    modalities=("ultrasound",),
+    kind="picture",
+    units=("display", "arbitrary"),
+    intensity=DisplayIntensity(),
+    picture_side=256,
+)
 _SHAPE = Recipe(name="shape", modalities=("shape",), kind="volume", units=("arbitrary", "display"), intensity=BinaryIntensity())
 
-BUILT_IN: dict[str, Recipe] = {recipe.name: recipe for recipe in (_CT, _MR, _XRAY, _SHAPE)}
+BUILT_IN: dict[str, Recipe] = {recipe.name: recipe for recipe in (_CT, _MR, _PET, _XRAY, _MAMMOGRAPHY, _ULTRASOUND, _SHAPE)}
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

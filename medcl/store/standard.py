@@ -50,7 +50,7 @@ def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
         array, affine = geometry.reorient(array, affine, recipe.orientation)
     _check_values(array, recipe)
     if recipe.body_crop:
-        array, affine = _crop(array, affine, _body_box(array, affine, recipe))
+        array, affine = _crop(array, affine, body_box(array, affine, recipe))
     array, affine = resample(array, affine, resampling_factors(array.shape, geometry.spacing_mm(affine), recipe))
     return _scale(array, affine, recipe)
 
@@ -130,7 +130,7 @@ def _crop(array: np.ndarray, affine: np.ndarray, box: list[tuple[int, int]]) -> 
     return array[tuple(slice(*limits) for limits in box)], moved
 
 
-def _body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tuple[int, int]]:
+def body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tuple[int, int]]:
     """Box of the largest connected thing that is not air, on a grid of about 4 mm, with the recipe's margin."""
     from skimage import measure
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from medcl.foundation.config import load
+from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import read_card
 from medcl.foundation.types import Volume
 from medcl.store.arrays import ArrayReader, Box
@@ -28,11 +29,14 @@ class VolumeStore:
 
     index: one row per volume. The manifest's columns, with `shape`, `spacing_mm`, `orientation` and `units` of the
     prepared array, and: `affine` (16 numbers, row by row), `patient` (int, equal numbers are the same patient),
-    `file`, `offset`, `nbytes` (offset -1: the file is this volume's own), `dtype`, `slope`, `intercept` (stored value
-    = integer * slope + intercept), `background` (stored value of nothing), `center`, `spread` (native value =
-    stored value * spread + center), `mask_file`, `mask_offset`, `mask_nbytes` ("" where there is no mask).
+    `file`, `offset`, `nbytes` (offset -1: the file is this volume's own), `checksums` (of its chunks; see arrays.py),
+    `dtype`, `slope`, `intercept` (stored value = integer * slope + intercept), `background` (stored value of nothing),
+    `center`, `spread` (native value = stored value * spread + center), and the mask's `mask_file`, `mask_offset`,
+    `mask_nbytes`, `mask_checksums` ("" where there is no mask); `body_box` and `mask_boxes`: six numbers for each box,
+    x0 x1 y0 y1 z0 z1, around the body and around every label of the mask.
 
-    Raises UserError for a folder without a store's card.
+    Raises UserError for a folder without a store's card; reading raises DataError naming row, volume and file where what
+    is on the disk is not what was written.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -43,7 +47,7 @@ class VolumeStore:
         self._arrays = ArrayReader(self.folder)
         self._shapes = [(int(x), int(y), int(z)) for x, y, z in self.index["shape"]]
         self._affines = [np.array(numbers, dtype=float).reshape(4, 4) for numbers in self.index["affine"]]
-        self._columns = {name: self.index[name].tolist() for name in _FAST}
+        self._columns = {name: self.index[name].tolist() for name in _FAST if name in self.index}
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -89,6 +93,18 @@ class VolumeStore:
         """Whether a mask belongs to the volume."""
         return bool(self._columns["mask_file"][row])
 
+    def boxes(self, row: int, kind: Literal["body", "mask"]) -> list[Box]:
+        """Boxes in stored voxels around what a row shows: the one around the body, or one around each label of its mask.
+
+        A row without a mask gives its body. Raises UserError for a store that was prepared before these were kept.
+        """
+        if "body_box" not in self._columns:
+            raise UserError(f"{self.folder}: does not say where the body and the masks are; prepare it again, or take `place: field`")
+        numbers = list(self._columns["mask_boxes"][row]) if kind == "mask" and self.has_mask(row) else []
+        numbers = numbers or list(self._columns["body_box"][row])
+        edges = [(int(start), int(stop)) for start, stop in zip(numbers[::2], numbers[1::2], strict=True)]
+        return [(x, y, z) for x, y, z in zip(edges[::3], edges[1::3], edges[2::3], strict=True)]
+
     def read(self, row: int, box: Box | None = None) -> Volume:
         """A box ((x0, x1), (y0, y1), (z0, z1)) inside the array, all of it by default: float32 in stored units."""
         raw, slope, intercept = self.read_raw(row, box)
@@ -115,13 +131,21 @@ class VolumeStore:
         if any(not 0 <= start < stop <= length for (start, stop), length in zip(box, shape, strict=True)):
             raise ValueError(f"box {box} is not inside row {row}'s shape {shape}")
         name, offset = self._columns[prefix + "file"][row], self._columns[prefix + "offset"][row]
-        if offset < 0:
-            return self._arrays.read(name, box)
-        place = (offset, self._columns[prefix + "nbytes"][row])
-        return self._arrays.read_pooled(name, place, dtype, shape, box)
+        # Stores prepared before checksums were kept have no such column and are read as they are.
+        checksums = self._columns[prefix + "checksums"][row] if prefix + "checksums" in self._columns else ()
+        try:
+            if offset < 0:
+                return self._arrays.read(name, box, checksums)
+            place = (offset, self._columns[prefix + "nbytes"][row])
+            return self._arrays.read_pooled(name, place, dtype, shape, box, checksums)
+        except DataError as error:
+            raise DataError(f"row {row} (volume {self.index['volume_id'].iat[row]}): {error}") from None
 
 
-_FAST = ("file", "offset", "nbytes", "dtype", "slope", "intercept", "background", "mask_file", "mask_offset", "mask_nbytes")
+_FAST = (
+    *("file", "offset", "nbytes", "checksums", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums"),
+    *("dtype", "slope", "intercept", "background", "body_box", "mask_boxes"),
+)
 
 
 def _whole(shape: tuple[int, int, int]) -> Box:

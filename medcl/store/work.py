@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.errors import DataError, MedclError
@@ -15,7 +16,7 @@ from medcl.store.arrays import write_array, write_pool
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
 from medcl.store.resample import nearest_on_grid
-from medcl.store.standard import Prepared, Refused, prepare_volume
+from medcl.store.standard import Prepared, Refused, body_box, prepare_volume
 
 ARRAYS = "arrays"
 
@@ -82,9 +83,10 @@ def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any
     if not items:
         return
     name = f"{stem}.pool" if pooled else f"{stem}.b2nd"
-    places = write_pool(folder / name, [array for _, array in items]) if pooled else [(-1, write_array(folder / name, items[0][1]))]
-    for (record, _), (offset, size) in zip(items, places, strict=True):
-        record["columns"] |= {f"{prefix}file": f"{ARRAYS}/{name}", f"{prefix}offset": offset, f"{prefix}nbytes": size}
+    places = write_pool(folder / name, [array for _, array in items]) if pooled else [(-1, *write_array(folder / name, items[0][1]))]
+    for (record, _), (offset, size, checksums) in zip(items, places, strict=True):
+        where = {"file": f"{ARRAYS}/{name}", "offset": offset, "nbytes": size, "checksums": checksums}
+        record["columns"] |= {f"{prefix}{key}": value for key, value in where.items()}
 
 
 def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
@@ -98,6 +100,7 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
     except (MedclError, OSError, ValueError, EOFError) as error:
         return record | {"reason": "unreadable", "detail": _safe_detail(error, volume_id)}, None, None
     raw, columns = _encode(prepared, context.recipe)
+    columns |= {"body_box": _numbers([body_box(prepared.array, prepared.affine, context.recipe)]), "mask_boxes": _mask_boxes(mask)}
     return record | {"status": "used", "columns": columns}, raw, mask
 
 
@@ -126,8 +129,19 @@ def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, A
         "mask_file": "",
         "mask_offset": -1,
         "mask_nbytes": 0,
+        "mask_checksums": [],
     }
     return raw, columns
+
+
+def _mask_boxes(mask: np.ndarray | None) -> list[int]:
+    """Boxes around every label of a mask, in the order of the labels."""
+    found = [] if mask is None else ndimage.find_objects(mask)
+    return _numbers([[(edge.start, edge.stop) for edge in box] for box in found if box is not None])
+
+
+def _numbers(boxes: list[list[tuple[int, int]]]) -> list[int]:
+    return [int(number) for box in boxes for edge in box for number in edge]
 
 
 def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> np.ndarray | None:

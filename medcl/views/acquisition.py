@@ -1,4 +1,4 @@
-"""Artefacts of MR acquisition, by TorchIO: slow, rare, and the same for the same key."""
+"""Artefacts of MR acquisition, by TorchIO and MONAI: slow, rare, and the same for the same key."""
 
 from __future__ import annotations
 
@@ -76,6 +76,54 @@ class Ghosting(Step):
             num_ghosts=int(values["ghosts"]), axis=int(values["axis"]), intensity=values["intensity"], restore=0.02
         )
         view[...] = _through_torchio(transform, view, look)
+        return look
+
+
+class Spike(Step):
+    """Stripes from one bad sample in k-space (TorchIO's Spike).
+
+    max_intensity: of the spike, relative to k-space's maximum.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("spike",)
+    name: Literal["spike"] = "spike"
+    max_intensity: float = Field(default=0.3, ge=0, le=2)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`intensity`, and the place `x y z` in k-space from 0 to 1, off its centre, where a spike would be one grey veil."""
+        place = 0.5 + rng.uniform(0.1, 0.4, 3) * rng.choice((-1.0, 1.0), 3)
+        return {"intensity": float(rng.uniform(0, self.max_intensity)), **{axis: float(at) for axis, at in zip("xyz", place, strict=True)}}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """One spike, as TorchIO adds it."""
+        import torchio
+
+        place = np.array([[values["x"], values["y"], values["z"]]])
+        view[...] = _through_torchio(torchio.Spike(place, values["intensity"]), view, look)
+        return look
+
+
+class Gibbs(Step):
+    """Ringing beside sharp edges: the outer part of k-space was never sampled (MONAI's GibbsNoise).
+
+    max_alpha: how much of k-space's radius is missing, at most.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("gibbs",)
+    name: Literal["gibbs"] = "gibbs"
+    max_alpha: float = Field(default=0.6, ge=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`alpha`: 0 leaves the view alone."""
+        return {"alpha": float(rng.uniform(0, self.max_alpha))}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """On the signal above the background."""
+        import torch
+        from monai.transforms.intensity.array import GibbsNoise
+
+        signal = torch.from_numpy(view - np.float32(look.background))[None]
+        view[...] = np.asarray(GibbsNoise(values["alpha"])(signal))[0] + np.float32(look.background)
         return look
 
 

@@ -56,6 +56,7 @@ def preview_store(
     out: Path | str,
     *,
     policy: str | None = None,
+    strength: str = "default",
     size: tuple[int, ...] | None = None,
     paired: bool = False,
     seed: int = 0,
@@ -64,7 +65,7 @@ def preview_store(
 ) -> dict[str, Any]:
     """`preview` for a STORE folder. policy: that of the store's modality by default; size: see `fitting_size`."""
     opened = VolumeStore(store)
-    content = {"policy": policy or opened.recipe.modalities[0], "size": size or fitting_size(opened)}
+    content = {"policy": policy or opened.recipe.modalities[0], "strength": strength, "size": size or fitting_size(opened)}
     maker = ViewMaker(validate(ViewsConfig, content, "preview"), opened.recipe, paired)
     return preview(opened, maker, out, seed=seed, count=count, progress=progress)
 
@@ -82,9 +83,10 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c2026; margin: 2rem auto; 
 h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem 1.2rem .2rem 0; vertical-align: top; }
+.wide { overflow-x: auto; } .wide img { width: max(100%, 900px); max-width: none; }
 th { font-weight: 600; border-bottom: 1px solid #c9ced6; } tr + tr td { border-top: 1px solid #eceef1; }
-.bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f4b; } .faint { color: #6e7680; } img { max-width: 100%; height: auto; }
-.columns { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.bad { color: #b3261e; font-weight: 600; } .good { color: #1b7f4b; } .faint { color: #6e7680; } img { height: auto; }
+.columns { display: flex; flex-wrap: wrap; gap: 0 3rem; } .columns > div { max-width: 100%; }
 """
 
 
@@ -109,8 +111,8 @@ def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], 
 <div class="columns"><div><h2>Measured</h2>{_table(("", "least", "mean", "most", "allowed"), _figure_rows(maker, result["figures"]))}</div>
 <div><h2>Steps, in their order</h2>{_table(("step", "probability", "settings"), _step_rows(maker))}</div></div>
 <h2>Change of values by tissue ({html.escape(_unit(maker))})</h2>{_drift(maker, result["figures"]["drift"])}
-<h2>Contact sheet</h2><img alt="Originals, two views of each, and what intensity steps changed"
-src="data:image/png;base64,{image}">
+<h2>Contact sheet</h2><div class="wide"><img alt="Originals, two views of each, and what intensity steps changed"
+src="data:image/png;base64,{image}"></div>
 </body></html>
 """
 
@@ -118,27 +120,33 @@ src="data:image/png;base64,{image}">
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _figure_rows(maker: ViewMaker, figures: dict[str, Any]) -> Iterable[Sequence[str]]:
     bounds = maker.policy.audit
     for key, name, allowed in (
         ("overlap", "overlap of the pair", f"at least {maker.config.overlap:g}"),
-        ("volume_change", "physical volume over the policy's", _limit("at most x or 1/", bounds.max_volume_change)),
+        ("volume_change", "physical volume over the policy's", _ratio(bounds.max_volume_change)),
         ("field_share", "share of the field's length", _limit("at least ", bounds.min_field_share)),
     ):
         spread = figures[key]
         yield name, f"{spread['min']:.2f}", f"{spread['mean']:.2f}", f"{spread['max']:.2f}", allowed
-    yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share)
-    yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share)
+    yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share, "%")
+    yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share, "%")
     survival = figures["mask_survival"]
     shown = "no masks" if survival is None else f"{survival:.0%}"
-    yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival)
+    yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival, "%")
 
 
-def _limit(words: str, bound: float | None) -> str:
-    return "not judged" if bound is None else f"{words}{bound:g}"
+def _limit(words: str, bound: float | None, form: str = "") -> str:
+    if bound is None:
+        return "not judged"
+    return f"{words}{bound:.0%}" if form == "%" else f"{words}{bound:g}"
+
+
+def _ratio(bound: float | None) -> str:
+    return "not judged" if bound is None else f"1/{bound:g} to {bound:g}"
 
 
 def _step_rows(maker: ViewMaker) -> Iterable[Sequence[str]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from medcl.foundation import geometry
 from medcl.foundation.errors import UserError
 from medcl.foundation.randomness import generator
+from medcl.store.arrays import Box
 from medcl.store.recipe import Recipe
 from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
@@ -19,7 +20,7 @@ from medcl.views.crops import Crop, Frame, draw_centre, field_centre, pull_toget
 from medcl.views.effects import MIN_OVERLAP, check
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.sampling import Reader, sample, sample_nearest
-from medcl.views.spatial import Scale
+from medcl.views.spatial import Elastic, Scale
 from medcl.views.step import Look
 
 Size = tuple[int, int, int]
@@ -32,7 +33,7 @@ class ViewParameters:
 
     matrix: (3, 4), view voxel -> stored voxel. size: (x, y, z) of the view. world: 4x4, view voxel -> RAS+ mm.
     frame: the crop in the stored array's mm frame. values: step -> what was drawn for it; a step that is not named
-    was not drawn.
+    was not drawn. bend: (points x, y, z, 3) displacements in stored voxels at the control points of a spline, or None.
     """
 
     matrix: np.ndarray
@@ -40,6 +41,7 @@ class ViewParameters:
     world: np.ndarray
     frame: Frame
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    bend: np.ndarray | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -50,13 +52,13 @@ class ViewParameters:
 class ViewMaker:
     """Draws and renders the views of one policy for one recipe. Picklable; holds no state.
 
-    paired: the views are shown beside reports. policy: one already at hand (from a card), else `config.policy` is
-    loaded. Raises UserError where a step is unsafe, or where policy, recipe and
+    paired: the views are shown beside reports. policy: one already at hand (from a card), taken as it is, else
+    `config.policy` is loaded at its strength. Raises UserError where a step is unsafe, or where policy, recipe and
     size do not fit together.
     """
 
     def __init__(self, config: ViewsConfig, recipe: Recipe, paired: bool = False, policy: Policy | None = None) -> None:
-        policy = policy or load_policy(config.policy)
+        policy = policy or load_policy(config.policy, config.strength)
         steps = tuple(step.resolved(paired) if isinstance(step, Crop) else step for step in policy.steps)
         self.config, self.recipe, self.paired = config, recipe, paired
         self.policy: Policy = policy.model_copy(update={"steps": steps})
@@ -66,6 +68,7 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         self.keep: tuple[float, float] | None = crop.keep
+        self._placed = crop.place
         self._spatial = [step for step in steps if step.stage == "spatial"]
         self._intensity = [step for step in steps if step.stage == "intensity"]
         self._check_fit()
@@ -82,24 +85,36 @@ class ViewMaker:
             "overrides": dict(self.overrides),
         }
 
-    def draw(self, shape: tuple[int, ...], affine: np.ndarray, key: tuple[int, int, int], num_views: int = 2) -> tuple[ViewParameters, ...]:
+    def draw_row(self, store: VolumeStore, row: int, key: tuple[int, int, int], num_views: int = 2) -> tuple[ViewParameters, ...]:
+        """`draw` for a row of a store, placed where the policy's crop wants it."""
+        boxes = None if self._placed == "field" else store.boxes(row, self._placed)
+        return self.draw(store.shape(row), store.affine(row), key, num_views, boxes)
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        affine: np.ndarray,
+        key: tuple[int, int, int],
+        num_views: int = 2,
+        boxes: Sequence[Box] | None = None,
+    ) -> tuple[ViewParameters, ...]:
         """Draw all parameters of an item's views; a pure function of its arguments.
 
-        shape, affine: of the stored array. key: (seed, step, item). Every later view overlaps the first one by at
-        least the configured share.
+        shape, affine: of the stored array. key: (seed, step, item). boxes: in stored voxels, where views are to lie; None
+        is the whole field. Every later view overlaps the first one by at least the configured share.
         """
         spacing = np.array(geometry.spacing_mm(affine))
         first: Frame | None = None
         views = []
         for number in range(num_views):
             rng = generator(key[0], "views", key[1], key[2], number)
-            frame, values = self._draw_frame(shape, spacing, rng)
+            frame, values = self._draw_frame(shape, spacing, rng, boxes)
             first = first or frame
             frame = frame if number == 0 else pull_together(first, frame, self.config.overlap)
             for step in self._intensity:
                 if rng.random() < step.probability:
                     values[step.name] = step.draw(rng, self.flat)
-            views.append(_parameters(frame, self.size, affine, values))
+            views.append(self._bent(_parameters(frame, self.size, affine, values), spacing))
         return tuple(views)
 
     def render(self, store: VolumeStore, row: int, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
@@ -123,7 +138,7 @@ class ViewMaker:
             assert mask is not None
             return mask
 
-        return sample_nearest(read, store.shape(row), parameters.matrix, parameters.size)
+        return sample_nearest(read, store.shape(row), parameters.matrix, parameters.size, parameters.bend)
 
     def stored_view(self, store: VolumeStore, row: int, parameters: ViewParameters, watch: Watch | None = None) -> np.ndarray:
         """A view in stored units, before network scaling. watch: called with each step's name and the view after it."""
@@ -137,6 +152,7 @@ class ViewMaker:
             background=store.background(row),
             slope=slope,
             intercept=intercept,
+            bend=parameters.bend,
         )
         if watch:
             watch("geometry", view)
@@ -172,7 +188,7 @@ class ViewMaker:
         return [_parameters(frame, grid, affine, {}) for frame in frames]
 
     def _draw_frame(
-        self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator
+        self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None
     ) -> tuple[Frame, dict[str, dict[str, float]]]:
         share = float(rng.uniform(*self.keep)) if self.keep else 1.0
         values: dict[str, dict[str, float]] = {"crop": {"share": share} if self.keep else {}}
@@ -186,7 +202,13 @@ class ViewMaker:
             else:
                 turn = turn @ step.turn(drawn)
         extent = self._drawn_extent(shape, spacing, share, factor)
-        return Frame(draw_centre(extent, shape, spacing, rng), extent, turn), values
+        return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
+
+    def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
+        for step in self._spatial:
+            if isinstance(step, Elastic) and step.name in view.values:
+                return replace(view, bend=step.bend(view.values[step.name], view.frame.extent, self.flat) / spacing)
+        return view
 
     def _drawn_extent(self, shape: tuple[int, ...], spacing: np.ndarray, share: float, factor: float) -> np.ndarray:
         if self.keep is None:
@@ -205,7 +227,8 @@ class ViewMaker:
         view = np.empty(parameters.size, np.float32) if out is None else out
         if view.shape != parameters.size or view.dtype != np.float32 or not view.flags.c_contiguous:
             raise ValueError(f"out: expected contiguous float32 of shape {parameters.size}, got {view.dtype} {view.shape}")
-        sample(read, shape, parameters.matrix, view, background=background, slope=scaling[0], intercept=scaling[1])
+        slope, intercept = scaling
+        sample(read, shape, parameters.matrix, view, background=background, slope=slope, intercept=intercept, bend=parameters.bend)
         look = self._apply(view, parameters, background, None)
         low, high = self.recipe.network_range
         filters.scale_shift_clip(view, *(np.float32(value) for value in (*look.network, low, high)))

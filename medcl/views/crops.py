@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from numba import njit
 from pydantic import Field, model_validator
 
+from medcl.store.arrays import Box
 from medcl.views.step import Step
 
 # A pair's overlap is counted on this many points along each axis of the smaller crop.
@@ -20,7 +22,8 @@ class Crop(Step):
 
     keep: share of the field's area (pictures) or volume (volumes) that a view keeps, at least and at most. None: views
     have fixed extents in mm (`extent_mm` of the policy), as training on parts of large volumes wants it.
-    keep_with_report: the same where views are paired with a report.
+    keep_with_report: the same where views are paired with a report. place: where the first view lies: anywhere in the
+    `field`, in the `body`, or around one of the `mask`'s labels (scans without a mask: in the body).
     """
 
     effects: ClassVar[tuple[str, ...]] = ("crop",)
@@ -29,6 +32,7 @@ class Crop(Step):
     probability: float = Field(default=1.0, ge=1, le=1)
     keep: tuple[float, float] | None = None
     keep_with_report: tuple[float, float] | None = (0.6, 1.0)
+    place: Literal["field", "body", "mask"] = "field"
 
     @model_validator(mode="after")
     def _ordered(self) -> Crop:
@@ -60,9 +64,23 @@ class Frame:
         return float(np.prod(self.extent))
 
 
-def draw_centre(extent: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A uniform centre: the crop stays inside the field along every axis where it fits, and contains it elsewhere."""
-    low, high = _field(shape, spacing)
+def draw_centre(
+    extent: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None = None
+) -> np.ndarray:
+    """A uniform centre: the crop stays inside the field along every axis where it fits, and contains it elsewhere.
+
+    boxes: one of these, in stored voxels, takes the field's part; the crop still does not leave the field where it fits.
+    """
+    field = _field(shape, spacing)
+    if not boxes:
+        return _between(*field, extent, rng)
+    box = np.array(boxes[int(rng.integers(len(boxes)))], dtype=float)
+    centre = _between((box[:, 0] - 0.5) * spacing, (box[:, 1] - 0.5) * spacing, extent, rng)
+    first, last = field[0] + extent / 2, field[1] - extent / 2
+    return np.where(first <= last, np.clip(centre, first, last), centre)
+
+
+def _between(low: np.ndarray, high: np.ndarray, extent: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     first, last = low + extent / 2, high - extent / 2
     return np.minimum(first, last) + rng.random(3) * np.abs(last - first)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ SITES = "the side of the heart and of unpaired organs has meaning"
 ORIENTATION = "the orientation is known and the same in every scan"
 MEANING = "it destroys what the image says"
 PATIENTS = "it mixes two patients"
+SMALL = "only small monotone changes of display values keep microcalcifications as they look"
 BINARY = "a shape has no intensities"
 REPORT_SIDES = "the report names sides"
 OUT_OF_BODY = "it moves anatomy further than it lies in patients"
@@ -51,11 +53,14 @@ EFFECTS: dict[str, str] = {
     "inversion": "exchanges dark and bright",
     "bias_field": "multiplies by a slowly varying field",
     "noise": "adds noise",
+    "rician_bias": "lifts what is dark, as noise does in magnitude images",
+    "count_noise": "adds noise that grows with the voxel's own signal",
     "blur": "loses fine detail",
     "low_resolution": "loses resolution, as in thick slices",
     "motion": "adds the artefact of a moving patient",
     "ghosting": "adds the artefact of periodic motion",
     "spike": "adds the artefact of a bad sample in k-space",
+    "gibbs": "adds the ringing of a k-space cut short",
     "speckle": "adds multiplicative speckle",
     "gain": "changes gain smoothly along depth",
     "shadow": "adds an acoustic shadow",
@@ -81,24 +86,30 @@ _NEVER = {
     "grey_dropout": MEANING,
     "cut_mix": PATIENTS,
 }
-_MR_ARTEFACTS = dict.fromkeys(("bias_field", "motion", "ghosting", "spike"), "it is an artefact of MR, which this is not")
+_MR_ARTEFACTS = dict.fromkeys(
+    ("bias_field", "motion", "ghosting", "spike", "gibbs", "rician_bias"), "it is an artefact of MR, which this is not"
+)
 _US_ARTEFACTS = dict.fromkeys(("speckle", "gain", "shadow"), "it is an artefact of ultrasound, which this is not")
 _ARTEFACTS = _MR_ARTEFACTS | _US_ARTEFACTS
+_NO_PHOTONS = {"count_noise": "it is the noise of counted photons, and nothing was counted here"}
+_RAYS = {"count_noise": "a voxel's noise comes from the rays through it, not from its own value; take noise"}
 _WINDOW = {"window_jitter": "its values are not physical, so there is no window to move"}
 _INTENSITIES = (
     *("intensity_shift", "intensity_scale", "window_jitter", "gamma", "contrast", "histogram_shift", "bias_field", "noise", "blur"),
-    *("low_resolution", "motion", "ghosting", "spike", "speckle", "gain", "shadow"),
+    *("rician_bias", "count_noise", "low_resolution", "motion", "ghosting", "spike", "gibbs", "speckle", "gain", "shadow"),
 )
 
 # (modality, effect) -> why it is forbidden.
 FORBIDDEN: dict[str, dict[str, str]] = {
     "ct": _NEVER
     | _ARTEFACTS
+    | _RAYS
     | {"gamma": HU, "contrast": HU, "histogram_shift": HU, "inversion": HU, "histogram_matching": HU, "flip_left_right": SITES},
-    "mr": _NEVER | _US_ARTEFACTS | _WINDOW | {"flip_left_right": SITES},
+    "mr": _NEVER | _US_ARTEFACTS | _WINDOW | _NO_PHOTONS | {"flip_left_right": SITES},
     "pet": _NEVER
     | _ARTEFACTS
-    | {"gamma": SUV, "contrast": SUV, "histogram_shift": SUV, "inversion": SUV, "histogram_matching": SUV, "flip_left_right": SITES},
+    | {"gamma": SUV, "contrast": SUV, "histogram_shift": SUV, "inversion": SUV, "histogram_matching": SUV, "flip_left_right": SITES}
+    | {"elastic": "uptake is measured in mm3, and bending moves it"},
     "xray": _NEVER
     | _ARTEFACTS
     | _WINDOW
@@ -113,7 +124,11 @@ FORBIDDEN: dict[str, dict[str, str]] = {
         "blur": "microcalcifications are lost",
         "low_resolution": "microcalcifications are lost",
     },
-    "ultrasound": _NEVER | _MR_ARTEFACTS | _WINDOW | {"flip_up_down": "the probe is on top", "quarter_turn": "the probe is on top"},
+    "ultrasound": _NEVER
+    | _MR_ARTEFACTS
+    | _WINDOW
+    | _NO_PHOTONS
+    | {"flip_up_down": "the probe is on top", "quarter_turn": "the probe is on top", "inversion": DISPLAY},
     "shape": _NEVER | dict.fromkeys(_INTENSITIES, BINARY) | {"flip_left_right": SITES, "inversion": BINARY},
 }
 
@@ -126,6 +141,7 @@ def _geometry(rotation_deg: float, low: float, high: float, keep: float) -> dict
         ("scale", "range"): Bound(low, high, DISTANCES),
         ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows"),
         ("elastic", "max_displacement_mm"): Bound(0, 5, DISTANCES),
+        ("cutout", "max_share"): Bound(0, 0.1, "the finding may be what is hidden"),
     }
 
 
@@ -149,23 +165,63 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
         ("intensity_shift", "max_shift"): Bound(0, 0.5, "tissue contrast is lost"),
         ("intensity_scale", "range"): Bound(0.7, 1.5, "tissue contrast is lost"),
         ("bias_field", "max_coefficient"): Bound(0, 0.5, "no coil has a stronger field"),
+        ("histogram_shift", "max_shift"): Bound(0, 0.4, "tissue contrast is lost"),
         ("noise", "max_sd"): Bound(0, 0.5, "tissue contrast is lost"),
+        ("motion", "max_deg"): Bound(0, 8, "such a scan would be repeated"),
+        ("motion", "max_mm"): Bound(0, 8, "such a scan would be repeated"),
+        ("ghosting", "max_intensity"): Bound(0, 0.8, "such a scan would be repeated"),
+        ("spike", "max_intensity"): Bound(0, 0.5, "such a scan would be repeated"),
+        ("gibbs", "max_alpha"): Bound(0, 0.7, "small findings are lost"),
         ("low_resolution", "max_factor"): Bound(1, 4, "small findings are lost"),
         ("blur", "max_sigma_mm"): Bound(0, 2.5, "small findings are lost"),
     },
-    "pet": _VOLUME | {("intensity_scale", "range"): Bound(0.95, 1.05, SUV), ("intensity_shift", "max_shift"): Bound(0, 0, SUV)},
+    "pet": _VOLUME
+    | {
+        ("intensity_scale", "range"): Bound(0.95, 1.05, SUV),
+        ("intensity_shift", "max_shift"): Bound(0, 0, SUV),
+        ("window_jitter", "max_shift"): Bound(0, 1, "uptake leaves the window"),
+        ("noise", "max_sd"): Bound(0, 0.5, "more noise than any dose gives"),
+        ("low_resolution", "max_factor"): Bound(1, 2, "small findings are lost"),
+        ("blur", "max_sigma_mm"): Bound(0, 4, "small findings are lost"),
+    },
     "xray": _geometry(10, 0.8, 1.25, 0.5)
     | {
         ("gamma", "range"): Bound(0.8, 1.25, DISPLAY),
         ("contrast", "range"): Bound(0.7, 1.4, DISPLAY),
         ("intensity_shift", "max_shift"): Bound(0, 0.2, DISPLAY),
+        ("intensity_scale", "range"): Bound(0.8, 1.25, DISPLAY),
+        ("histogram_shift", "max_shift"): Bound(0, 0.3, DISPLAY),
         ("noise", "max_sd"): Bound(0, 0.1, "more noise than any dose gives"),
         ("low_resolution", "max_factor"): Bound(1, 2, "small findings are lost"),
         ("blur", "max_sigma_px"): Bound(0, 2, "small findings are lost"),
     },
     "mammography": _geometry(10, 0.9, 1.1, 0.8)
-    | {("gamma", "range"): Bound(0.9, 1.1, DISPLAY), ("contrast", "range"): Bound(0.9, 1.1, DISPLAY)},
-    "ultrasound": _geometry(15, 0.9, 1.1, 0.8) | {("elastic", "max_displacement_mm"): Bound(0, 3, DISTANCES)},
+    | {
+        ("gamma", "range"): Bound(0.9, 1.1, SMALL),
+        ("contrast", "range"): Bound(0.9, 1.1, SMALL),
+        ("intensity_shift", "max_shift"): Bound(0, 0.05, SMALL),
+        ("intensity_scale", "range"): Bound(0.9, 1.1, SMALL),
+        ("histogram_shift", "max_shift"): Bound(0, 0.1, SMALL),
+        ("noise", "max_sd"): Bound(0, 0.03, "microcalcifications are lost"),
+        ("cutout", "max_share"): Bound(0, 0.02, "microcalcifications are lost"),
+    },
+    "ultrasound": _geometry(15, 0.9, 1.1, 0.8)
+    | {
+        ("crop", "keep"): Bound(0.8, 1, "the sector must be kept"),
+        ("elastic", "max_displacement_mm"): Bound(0, 3, DISTANCES),
+        ("gamma", "range"): Bound(0.8, 1.25, DISPLAY),
+        ("contrast", "range"): Bound(0.8, 1.25, DISPLAY),
+        ("intensity_shift", "max_shift"): Bound(0, 0.1, DISPLAY),
+        ("intensity_scale", "range"): Bound(0.7, 1.4, DISPLAY),
+        ("histogram_shift", "max_shift"): Bound(0, 0.2, DISPLAY),
+        ("gain", "max_change"): Bound(0, 0.4, "echoes are lost"),
+        ("speckle", "max_sd"): Bound(0, 0.3, "echoes are lost"),
+        ("shadow", "max_strength"): Bound(0, 0.7, "the finding may be what is hidden"),
+        ("shadow", "max_width"): Bound(0, 0.3, "the finding may be what is hidden"),
+        ("noise", "max_sd"): Bound(0, 0.1, "echoes are lost"),
+        ("low_resolution", "max_factor"): Bound(1, 2, "small findings are lost"),
+        ("blur", "max_sigma_px"): Bound(0, 2, "small findings are lost"),
+    },
     "shape": _VOLUME,
 }
 
@@ -213,6 +269,12 @@ def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bou
                 limits = f"{bound.low:.3g} to {bound.high:.3g}"
                 text = f"{step.name}.{setting} {value:g} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
                 yield Breach(step.name, text)
+
+
+def widest(step: Step, modality: str, setting: str) -> tuple[float, float]:
+    """Least and most that a step's setting may be for the modality; infinite where nothing bounds it."""
+    bounds = [bound for (effect, bounded), bound in BOUNDS[modality].items() if effect in step.effects and bounded == setting]
+    return max((bound.low for bound in bounds), default=-math.inf), min((bound.high for bound in bounds), default=math.inf)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from numba import njit
 
 from medcl.views.elementary import exp_in_place, log_in_place
 
-_BLOCK = 1024
+_BLOCK, _STRIP, _ROWS = 1024, 256, 32
 _TINY = np.float32(1e-30)
 
 
@@ -28,7 +28,7 @@ def scale_shift(view, scale, shift):
         flat[i] = flat[i] * scale + shift
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def power(view, low, high, exponent):
     """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, for values from `low` to `high`."""
     flat = view.reshape(-1)
@@ -45,6 +45,44 @@ def power(view, low, high, exponent):
         exp_in_place(part, bits)
         for k in range(count):
             values[k] = low + span * part[k]
+
+
+@njit(nogil=True, cache=True)
+def bend_curve(view, low, high, points):
+    """view = low + (high - low) * f((view - low) / (high - low)), f linear between `points` at even places from 0 to 1."""
+    flat = view.reshape(-1)
+    last = points.size - 1
+    to_points, span = np.float32(last) / (high - low), high - low
+    for i in range(flat.size):
+        place = min(max((flat[i] - low) * to_points, np.float32(0)), np.float32(last))
+        at = min(np.int32(place), np.int32(last - 1))
+        part = place - np.float32(at)
+        flat[i] = low + span * (points[at] + (points[at + 1] - points[at]) * part)
+
+
+@njit(nogil=True, cache=True)
+def multiply(view, factor, background):
+    """view = background + (view - background) * factor, voxel by voxel."""
+    flat, by = view.reshape(-1), factor.reshape(-1)
+    for i in range(flat.size):
+        flat[i] = background + (flat[i] - background) * by[i]
+
+
+@njit(nogil=True, cache=True)
+def magnitude(real, imaginary, background):
+    """real = background + |real - background + i imaginary|."""
+    flat, other = real.reshape(-1), imaginary.reshape(-1)
+    for i in range(flat.size):
+        signal = flat[i] - background
+        flat[i] = background + np.sqrt(signal * signal + other[i] * other[i])
+
+
+@njit(nogil=True, cache=True)
+def add_scaled_by_root(view, noise, background):
+    """view += noise * sqrt(view - background); no signal, no noise."""
+    flat, added = view.reshape(-1), noise.reshape(-1)
+    for i in range(flat.size):
+        flat[i] += added[i] * np.sqrt(max(flat[i] - background, np.float32(0)))
 
 
 @njit(nogil=True, cache=True)
@@ -109,10 +147,41 @@ def _along_first(plane, taps):
 
 @njit(nogil=True, cache=True)
 def mix_axis(view, starts, weights):
-    """Along the first axis: new[i] = sum over t of weights[i, t] * old[starts[i] + t]. `view`: (n, anything)."""
-    old = view.copy()
-    for i in range(view.shape[0]):
-        target = view[i]
+    """Along the first axis: new[i] = sum over t of weights[i, t] * old[starts[i] + t]. `view`: (n, anything).
+
+    A strip of columns at a time, so that what is read again and again stays near.
+    """
+    length, columns = view.shape
+    old = np.empty((length, min(columns, _STRIP)), np.float32)
+    for first in range(0, columns, _STRIP):
+        strip = view[:, first : first + _STRIP]
+        count = strip.shape[1]
+        for i in range(length):
+            for k in range(count):
+                old[i, k] = strip[i, k]
+        _mix(strip, old, starts, weights)
+
+
+@njit(nogil=True, cache=True)
+def mix_last(view, starts, weights):
+    """The same along the last axis of (anything, n): some rows at a time, turned so that the inner loop runs across them."""
+    rows, length = view.shape
+    old, new = np.empty((length, _ROWS), np.float32), np.empty((length, _ROWS), np.float32)
+    for first in range(0, rows, _ROWS):
+        part = view[first : first + _ROWS]
+        for r in range(part.shape[0]):
+            for k in range(length):
+                old[k, r] = part[r, k]
+        _mix(new, old, starts, weights)
+        for r in range(part.shape[0]):
+            for k in range(length):
+                part[r, k] = new[k, r]
+
+
+@njit(nogil=True, cache=True)
+def _mix(new, old, starts, weights):
+    for i in range(new.shape[0]):
+        target = new[i]
         for k in range(target.size):
             target[k] = 0
         for t in range(weights.shape[1]):
@@ -123,7 +192,7 @@ def mix_axis(view, starts, weights):
                     target[k] += weight * source[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def multiply_field(view, coefficients, background):
     """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
     nx, ny, nz = view.shape

@@ -1,4 +1,4 @@
-"""Steps that change values and leave geometry alone: noise, blur, shift, scale, window, gamma, contrast, field, resolution.
+"""Steps that change values and leave geometry alone: shift, scale, window, curve, contrast, blur, field, resolution, cutout.
 
 They work in stored units (Hounsfield units for CT), in place, on one view (x, y, z) float32.
 """
@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medcl.views import filters
-from medcl.views.elementary import add_noise
 from medcl.views.step import Look, Step
 
 
@@ -108,6 +107,32 @@ class Gamma(Step):
         return look
 
 
+class HistogramShift(Step):
+    """Bend the curve between the view's own smallest and largest value at evenly spaced points, monotonically.
+
+    max_shift: of each inner point, as a share of the distance between two; below a half none can pass the next.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("histogram_shift",)
+    name: Literal["histogram_shift"] = "histogram_shift"
+    max_shift: float = Field(default=0.3, ge=0, lt=0.5)
+    num_points: int = Field(default=8, ge=3, le=20)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`p<i>`: where point i of the curve goes, from 0 (the smallest value) to 1 (the largest)."""
+        last = self.num_points - 1
+        moved = rng.uniform(-self.max_shift, self.max_shift, last - 1)
+        inner = {f"p{i + 1}": float((i + 1 + shift) / last) for i, shift in enumerate(moved)}
+        return {"p0": 0.0, **inner, f"p{last}": 1.0}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """As MONAI's RandHistogramShift does with the same points."""
+        _, low, high = filters.moments(view)
+        if high > low:
+            filters.bend_curve(view, low, high, np.array([values[f"p{i}"] for i in range(len(values))], np.float32))
+        return look
+
+
 class Contrast(Step):
     """Stretch values around the view's mean by a factor from `range`."""
 
@@ -128,23 +153,6 @@ class Contrast(Step):
         """mean + (view - mean) * factor."""
         mean, _, _ = filters.moments(view)
         filters.scale_shift(view, np.float32(values["factor"]), np.float32(mean * (1 - values["factor"])))
-        return look
-
-
-class Noise(Step):
-    """Add Gaussian noise with a standard deviation uniform in 0 .. max_sd, in stored units."""
-
-    effects: ClassVar[tuple[str, ...]] = ("noise",)
-    name: Literal["noise"] = "noise"
-    max_sd: float = Field(ge=0)
-
-    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
-        """`sd` and the `key` of the noise's own stream."""
-        return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(rng.integers(0, 2**52))}
-
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
-        """Every voxel's noise is a function of the key and the voxel's place."""
-        add_noise(view, int(values["key"]), np.float32(values["sd"]))
         return look
 
 
@@ -215,6 +223,39 @@ class BiasField(Step):
         return look
 
 
+class Cutout(Step):
+    """Hide one box of the view: every side a random share of the view's, the volume together at most `max_share` of it."""
+
+    effects: ClassVar[tuple[str, ...]] = ("cutout",)
+    name: Literal["cutout"] = "cutout"
+    max_share: float = Field(default=0.05, ge=0, le=0.5)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`share` of the view's volume, and the box along each axis, `x0 x1 y0 y1 z0 z1`, from 0 to 1."""
+        axes = 2 if flat else 3
+        share = float(rng.uniform(0, self.max_share))
+        # Sides up to twice as long as wide, their product the share.
+        sides = np.minimum(1, share ** (1 / axes) * 2.0 ** _centred(rng, axes))
+        starts = rng.random(axes) * (1 - sides)
+        box = {f"{axis}0": float(start) for axis, start in zip("xyz", starts, strict=False)}
+        box |= {f"{axis}1": float(start + side) for axis, start, side in zip("xyz", starts, sides, strict=False)}
+        return {"share": share, **box}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Hidden voxels get the background's value."""
+        edges = [
+            (round(values.get(f"{axis}0", 0) * n), round(values.get(f"{axis}1", 1) * n)) for axis, n in zip("xyz", view.shape, strict=True)
+        ]
+        view[tuple(slice(*limits) for limits in edges)] = look.background
+        return look
+
+
+def _centred(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Random numbers whose sum is 0: exponents that make a box longer along one axis and shorter along another."""
+    drawn = rng.uniform(-0.5, 0.5, count)
+    return drawn - drawn.mean()
+
+
 class LowResolution(Step):
     """Lose resolution by a factor up to `max_factor`: averaged to coarse voxels, then interpolated back.
 
@@ -243,9 +284,7 @@ class LowResolution(Step):
             for plane in view:
                 filters.mix_axis(plane, *_down_and_up(ny, values["y"]))
         if values["z"] > 1:
-            turned = np.ascontiguousarray(view.reshape(-1, nz).T)
-            filters.mix_axis(turned, *_down_and_up(nz, values["z"]))
-            view[...] = turned.T.reshape(view.shape)
+            filters.mix_last(view.reshape(-1, nz), *_down_and_up(nz, values["z"]))
         return look
 
 

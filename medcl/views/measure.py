@@ -16,9 +16,10 @@ from medcl.views.crops import overlap
 
 # Hounsfield units of what everybody knows; other units are split into thirds of the foreground.
 _TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0, 60.0), "bone": (300.0, 3100.0)}
-# These move values between neighbours or around their mean; they do not make a tissue look like another one.
-_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "motion", "ghosting", "spike", "speckle"}
+# These move values between neighbours or around their mean, or hide a part; they do not make a tissue look like another one.
+_LOCAL_EFFECTS = {"blur", "low_resolution", "noise", "count_noise", "motion", "ghosting", "spike", "gibbs", "speckle", "cutout"}
 _FEW_VOXELS = 50
+_FEW_PAIRS = 16
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,20 @@ class _Measured:
 def measure(
     store: VolumeStore, maker: ViewMaker, *, seed: int = 0, count: int = 64, progress: Progress | None = None
 ) -> tuple[dict[str, Any], list[Breach]]:
-    """Draw a pair of views for `count` items spread over the store and measure what the policy did.
+    """Draw pairs of views of `count` items spread over the store, at least 16 pairs in all, and measure what the policy did.
 
     Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds. Raises nothing by itself.
     """
     seen = _Measured()
     rows = spread_rows(len(store), count)
-    for row in (progress or Silent()).track(rows, len(rows), "audit"):
-        pair = maker.draw(store.shape(row), store.affine(row), (seed, 0, row))
+    keys = [(seed, step, row) for step in range(-(-_FEW_PAIRS // len(rows))) for row in rows]
+    for key in (progress or Silent()).track(keys, len(keys), "audit"):
+        row = key[2]
+        pair = maker.draw_row(store, row, key)
         seen.overlaps.append(overlap(pair[0].frame, pair[1].frame))
         kept = [_measure_view(store, maker, row, view, seen) for view in pair]
         seen.survived += [min(shares) >= 0.5 for shares in zip(*kept, strict=True)]
-    figures = _figures(seen, len(rows))
+    figures = _figures(seen, len(keys))
     return figures, list(_judge(maker, seen, figures))
 
 
@@ -82,7 +85,7 @@ def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewPara
     seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
     seen.swapped.append(bool(view.world[:3, 0] @ store.affine(row)[:3, 0] < 0))
     _measure_values(store, maker, row, view, seen)
-    return _mask_kept(store, maker, row, view)
+    return _mask_kept(store, row, view)
 
 
 def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
@@ -105,10 +108,11 @@ def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewPa
 
 
 def foreground(values: np.ndarray, maker: ViewMaker, background: float) -> np.ndarray:
-    """Where a view in stored units shows something: above -500 HU, half a shape, or a little above the background."""
+    """Where a view in stored units shows something: above -500 HU or 0.1 SUV, half a shape, or a little above the background."""
+    physical = {"HU": -500.0, "SUV": 0.1}
     fixed = {"binary": 0.5, "display": background + 0.05, "zscore": background + 0.25}
-    threshold = -500.0 if maker.recipe.stored_units == "HU" else fixed.get(maker.recipe.intensity.name, background + 1e-3)
-    return values > threshold
+    units, intensity = maker.recipe.stored_units, maker.recipe.intensity.name
+    return values > physical.get(units, fixed.get(intensity, background + 1e-3))
 
 
 def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[str, np.ndarray]:
@@ -126,14 +130,17 @@ def _tissues(values: np.ndarray, inside: np.ndarray, maker: ViewMaker) -> dict[s
     return {name: where for name, where in found.items() if where.sum() >= _FEW_VOXELS}
 
 
-def _mask_kept(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters) -> list[float]:
-    shown = maker.render_mask(store, row, view)
-    whole = store.mask(row)
-    if shown is None or whole is None:
+def _mask_kept(store: VolumeStore, row: int, view: ViewParameters) -> list[float]:
+    """For each label, the share of its voxels that lie inside the view, however small they are beside the view's own."""
+    labels = store.mask(row)
+    if labels is None:
         return []
-    voxel = abs(np.linalg.det(view.world[:3, :3])) / abs(np.linalg.det(store.affine(row)[:3, :3]))
-    before, after = (np.bincount(labels.ravel(), minlength=256)[1:] for labels in (whole, shown))
-    return [float(after[label] * voxel / before[label]) for label in np.flatnonzero(before)]
+    at = np.argwhere(labels)
+    shown = (at - view.matrix[:, 3]) @ np.linalg.inv(view.matrix[:, :3]).T
+    inside = ((shown > -0.5) & (shown < np.array(view.size) - 0.5)).all(axis=1)
+    found = labels[tuple(at.T)]
+    before, after = np.bincount(found), np.bincount(found, weights=inside)
+    return [float(after[label] / before[label]) for label in np.flatnonzero(before)]
 
 
 def _figures(seen: _Measured, pairs: int) -> dict[str, Any]:

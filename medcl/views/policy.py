@@ -10,27 +10,32 @@ from pydantic import Field, field_validator, model_validator
 
 from medcl.foundation.config import Settings, load, union_of
 from medcl.foundation.errors import UserError
-from medcl.views.acquisition import Ghosting, Motion
+from medcl.views.acquisition import Ghosting, Gibbs, Motion, Spike
 from medcl.views.crops import Crop
 from medcl.views.intensity import (
     BiasField,
     Blur,
     Contrast,
+    Cutout,
     Gamma,
+    HistogramShift,
     IntensityScale,
     IntensityShift,
     LowResolution,
-    Noise,
     WindowJitter,
 )
-from medcl.views.spatial import FlipFrontBack, FlipLeftRight, FlipUpDown, Rotation, Scale
+from medcl.views.noise import DoseNoise, Noise, RicianNoise, Speckle
+from medcl.views.spatial import Elastic, FlipFrontBack, FlipLeftRight, FlipUpDown, Rotation, Scale
 from medcl.views.step import Step
+from medcl.views.strength import Strength, at_strength
+from medcl.views.ultrasound import Gain, Shadow
 
 _STEPS = union_of(
     "medcl.augmentations",
     Crop,
     Rotation,
     Scale,
+    Elastic,
     FlipLeftRight,
     FlipFrontBack,
     FlipUpDown,
@@ -38,13 +43,22 @@ _STEPS = union_of(
     IntensityScale,
     WindowJitter,
     Gamma,
+    HistogramShift,
     Contrast,
     Noise,
+    RicianNoise,
+    DoseNoise,
     Blur,
     BiasField,
     LowResolution,
+    Cutout,
     Motion,
     Ghosting,
+    Spike,
+    Gibbs,
+    Speckle,
+    Gain,
+    Shadow,
 )
 
 if TYPE_CHECKING:
@@ -103,12 +117,14 @@ class ViewsConfig(Settings):
 
     policy: a built-in name or a YAML file. size: the voxel grid that the encoder receives, (x, y, z) for volumes and
     (rows, columns) for pictures. overlap: least volume that the crops of a pair share, over the smaller one's.
+    strength: how far and how often the policy's steps act (see strength.py), within the bounds of the modality.
     allow: step -> the reason why it is used although it is unsafe for the modality.
     """
 
     policy: str
     size: tuple[int, int, int] | tuple[int, int]
     overlap: float = Field(default=0.5, ge=0, le=1)
+    strength: Strength = "default"
     allow: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -123,12 +139,19 @@ def built_in_policies() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
 
 
-def load_policy(name_or_path: str | Path) -> Policy:
-    """A built-in policy by name, or one read from a YAML file (`base:` may name another file).
+def load_policy(name_or_path: str | Path, strength: Strength = "default") -> Policy:
+    """A built-in policy by name, or one read from a YAML file (`base:` may name another file), at the given strength.
 
     Raises UserError for a name that is neither, or settings that are wrong.
     """
-    name = str(name_or_path)
+    policy = _read(str(name_or_path))
+    if strength == "default":
+        return policy
+    steps = at_strength(policy.steps, policy.modality, strength)
+    return policy.model_copy(update={"name": f"{policy.name}, {strength}", "steps": steps})
+
+
+def _read(name: str) -> Policy:
     if name in built_in_policies():
         with resources.as_file(_folder() / f"{name}.yaml") as path:
             return load(Policy, path)

@@ -1,4 +1,4 @@
-"""One trilinear pass from stored integers straight into a view: the box it needs, then three vectorised inner loops."""
+"""One trilinear pass from stored integers straight into a view: the box it needs, bent where asked, in vectorised inner loops."""
 
 from __future__ import annotations
 
@@ -24,47 +24,88 @@ def sample(
     background: float,
     slope: float = 1.0,
     intercept: float = 0.0,
+    bend: np.ndarray | None = None,
 ) -> None:
     """Fill `out` (x, y, z) float32 with values at `matrix` (3, 4): view voxel -> stored voxel, trilinear.
 
     read: gives a box of the stored array (any real dtype) of the given `shape`; it is asked once, for the exact
     bounding box. Where a view voxel spans more than 1.5 stored ones, these are averaged first, so nothing aliases.
-    background: the stored value (after slope and intercept) outside the array.
+    background: the stored value (after slope and intercept) outside the array. bend: (points x, y, z, 3) displacements
+    in stored voxels at the control points of a cubic B-spline over the view (see `spline_weights`).
     """
     factors = [max(1, int(ratio + 0.5)) for ratio in np.linalg.norm(matrix[:, :3], axis=1)]
     matrix = _on_pooled_grid(matrix, factors)
-    low, high = bounding_box(matrix, out.shape)
+    bend = np.zeros((0, 0, 0, 3)) if bend is None else bend / factors
+    low, high = bounding_box(matrix, out.shape, bend)
     region = _read_padded(read, shape, low * factors, high * factors, (background - intercept) / slope)
     if max(factors) > 1:
         region = _pooled(region, factors[0], factors[1], factors[2])
     local = matrix.copy()
     local[:, 3] -= low
-    if region.shape[2] == 1:
-        _sample_plane(region[:, :, 0], local, np.float32(slope), np.float32(intercept), out)
+    scaling = np.float32(slope), np.float32(intercept)
+    if region.shape[2] > 1:
+        _sample_volume(region, local, bend, scaling, out)
+    elif bend.size:
+        # A picture as a volume of two equal planes: its own axes last, where the inner loop runs.
+        order = [2, 0, 1]
+        planes = np.repeat(np.moveaxis(region, 2, 0), 2, axis=0)
+        turned = local[order][:, [*order, 3]]
+        _sample_volume(planes, turned, bend.transpose(2, 0, 1, 3)[..., order], scaling, out.reshape(1, *out.shape[:2]))
     else:
-        _sample_space(region, local, np.float32(slope), np.float32(intercept), out)
+        _sample_plane(region[:, :, 0], local, *scaling, out)
 
 
-def sample_nearest(read: Reader, shape: tuple[int, int, int], matrix: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+def _sample_volume(region: np.ndarray, matrix: np.ndarray, bend: np.ndarray, scaling: tuple[np.float32, np.float32], out: np.ndarray):
+    flat = region.reshape(-1)
+    # Two neighbours along the last axis are one number of 32 bits: half as many loads.
+    pairs = np.ndarray((flat.size - 1 if flat.dtype == np.int16 else 0,), np.int32, flat.data, strides=(flat.itemsize,))
+    strides = np.int32(region.shape[1] * region.shape[2]), np.int32(region.shape[2])
+    weights_x, weights_y, weights_z = (spline_weights(size, points) for size, points in zip(out.shape, bend.shape, strict=False))
+    control = np.ascontiguousarray(bend, np.float32)
+    _sample_space(flat, pairs, strides, matrix, control, weights_x, weights_y, np.ascontiguousarray(weights_z.T), *scaling, out)
+
+
+def sample_nearest(
+    read: Reader, shape: tuple[int, int, int], matrix: np.ndarray, size: tuple[int, int, int], bend: np.ndarray | None = None
+) -> np.ndarray:
     """Labels at the nearest stored voxels, 0 outside: for masks. Returns (x, y, z) in the array's own dtype."""
-    low, high = bounding_box(matrix, size)
+    low, high = bounding_box(matrix, size, bend)
     region = _read_padded(read, shape, low, high, 0)
     axes = np.ogrid[tuple(slice(0, n) for n in size)]
+    moved = np.zeros((3, 1, 1, 1))
+    if bend is not None:
+        x, y, z = (spline_weights(n, points) for n, points in zip(size, bend.shape, strict=False))
+        moved = np.einsum("ia,jb,kc,abcd->dijk", x, y, z, bend, optimize=True)
     index = []
     for axis in range(3):
-        position = sum(float(matrix[axis, i]) * axes[i] for i in range(3)) + float(matrix[axis, 3] - low[axis])
+        position = sum(float(matrix[axis, i]) * axes[i] for i in range(3)) + float(matrix[axis, 3] - low[axis]) + moved[axis]
         index.append(np.clip(np.rint(position).astype(np.intp), 0, region.shape[axis] - 1))
     return region[tuple(index)]
 
 
-def bounding_box(matrix: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def spline_weights(size: int, points: int) -> np.ndarray:
+    """(size, points) weights of a uniform cubic B-spline over a line of samples.
+
+    The spline spans the field of the samples and an eighth of a sample beyond each end, as ITK's BSplineTransformInitializer
+    has it. Rows sum to one and are never negative, so that no displacement is larger than the largest at a control point.
+    """
+    if points < 4:
+        return np.ones((size, points), np.float32)
+    place = 1 + (np.arange(size) + 0.625) / (size + 0.25) * (points - 3)
+    far = np.abs(place[:, None] - np.arange(points))
+    near = 2 / 3 - far**2 + far**3 / 2
+    return np.where(far < 1, near, np.where(far < 2, (2 - far) ** 3 / 6, 0)).astype(np.float32)
+
+
+def bounding_box(matrix: np.ndarray, size: tuple[int, ...], bend: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """First and one past last stored voxel that a view touches, per axis; may reach outside the array.
 
     The third axis of a view that is one voxel thick and lies in one stored plane (a picture) takes that plane only.
     """
     far = matrix[:, :3] * (np.array(size) - 1)
-    start = matrix[:, 3] + np.minimum(far, 0).sum(1)
-    stop = matrix[:, 3] + np.maximum(far, 0).sum(1)
+    reach = np.abs(bend).max((0, 1, 2)) if bend is not None and bend.size else 0.0
+    start = matrix[:, 3] + np.minimum(far, 0).sum(1) - reach
+    stop = matrix[:, 3] + np.maximum(far, 0).sum(1) + reach
     low = np.floor(start - _MARGIN).astype(np.int64)
     high = np.floor(stop + _MARGIN).astype(np.int64) + 2
     if size[2] == 1 and start[2] == stop[2] == np.round(start[2]):
@@ -101,41 +142,105 @@ def _as(dtype: np.dtype, value: float) -> float | int:
 
 
 @njit(nogil=True, cache=True)
-def _sample_space(region, matrix, slope, intercept, out):
+def _sample_space(flat, pairs, strides, matrix, control, weights_x, weights_y, weights_z, slope, intercept, out):
     nx, ny, nz = out.shape
-    flat = region.reshape(-1)
-    stride_y = region.shape[2]
-    stride_x = region.shape[1] * stride_y
-    index = np.empty(nz, np.int32)
-    fx, fy, fz = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
-    corner = np.empty((8, nz), np.float32)
-    dx, dy, dz = np.float32(matrix[0, 2]), np.float32(matrix[1, 2]), np.float32(matrix[2, 2])
+    x, y, z = np.empty(nz, np.float32), np.empty(nz, np.float32), np.empty(nz, np.float32)
+    index, corner, couple = np.empty(nz, np.int32), np.empty((8, nz), np.float32), np.empty((4, nz), np.int32)
+    plane = np.empty((control.shape[1], control.shape[2], 3), np.float32)
     for i in range(nx):
+        if control.size:
+            _mix(control, weights_x[i], plane)
         for j in range(ny):
-            x0 = np.float32(matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 3])
-            y0 = np.float32(matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 3])
-            z0 = np.float32(matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 3])
-            for k in range(nz):
-                step = np.float32(k)
-                x, y, z = x0 + dx * step, y0 + dy * step, z0 + dz * step
-                ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
-                fx[k], fy[k], fz[k] = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-                index[k] = np.int32(ix * stride_x + iy * stride_y + iz)
-            for k in range(nz):
-                at = index[k]
-                corner[0, k], corner[1, k] = flat[at], flat[at + 1]
-                corner[2, k], corner[3, k] = flat[at + stride_y], flat[at + stride_y + 1]
-                corner[4, k], corner[5, k] = flat[at + stride_x], flat[at + stride_x + 1]
-                corner[6, k], corner[7, k] = flat[at + stride_x + stride_y], flat[at + stride_x + stride_y + 1]
-            row = out[i, j]
-            for k in range(nz):
-                a = corner[0, k] + (corner[1, k] - corner[0, k]) * fz[k]
-                b = corner[2, k] + (corner[3, k] - corner[2, k]) * fz[k]
-                c = corner[4, k] + (corner[5, k] - corner[4, k]) * fz[k]
-                d = corner[6, k] + (corner[7, k] - corner[6, k]) * fz[k]
-                a += (b - a) * fy[k]
-                c += (d - c) * fy[k]
-                row[k] = (a + (c - a) * fx[k]) * slope + intercept
+            _line(matrix, i, j, x, y, z)
+            if control.size:
+                _bend(plane, weights_y[j], weights_z, x, y, z)
+            _split(x, y, z, strides, index)
+            if pairs.size:
+                _load_pairs(pairs, strides, index, couple, corner)
+            else:
+                _load(flat, strides, index, corner)
+            _blend(corner, x, y, z, slope, intercept, out[i, j])
+
+
+@njit(nogil=True, cache=True)
+def _line(matrix, i, j, x, y, z):
+    """Positions of one line of the view, not bent."""
+    dx, dy, dz = np.float32(matrix[0, 2]), np.float32(matrix[1, 2]), np.float32(matrix[2, 2])
+    x0 = np.float32(matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 3])
+    y0 = np.float32(matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 3])
+    z0 = np.float32(matrix[2, 0] * i + matrix[2, 1] * j + matrix[2, 3])
+    for k in range(x.size):
+        step = np.float32(k)
+        x[k], y[k], z[k] = x0 + dx * step, y0 + dy * step, z0 + dz * step
+
+
+@njit(nogil=True, cache=True)
+def _mix(control, weights, plane):
+    """plane = the control points of one slice of the view."""
+    plane[:] = 0
+    for a in range(weights.size):
+        plane += weights[a] * control[a]
+
+
+@njit(nogil=True, cache=True)
+def _bend(plane, weights, weights_z, x, y, z):
+    """Add the displacements of one line of the view."""
+    for c in range(plane.shape[1]):
+        across, down, along = np.float32(0), np.float32(0), np.float32(0)
+        for b in range(weights.size):
+            across += weights[b] * plane[b, c, 0]
+            down += weights[b] * plane[b, c, 1]
+            along += weights[b] * plane[b, c, 2]
+        for k in range(x.size):
+            weight = weights_z[c, k]
+            x[k] += weight * across
+            y[k] += weight * down
+            z[k] += weight * along
+
+
+@njit(nogil=True, cache=True)
+def _split(x, y, z, strides, index):
+    """Positions become the index of the voxel below and the fractions above it."""
+    for k in range(x.size):
+        ix, iy, iz = np.int32(x[k]), np.int32(y[k]), np.int32(z[k])
+        x[k], y[k], z[k] = x[k] - np.float32(ix), y[k] - np.float32(iy), z[k] - np.float32(iz)
+        index[k] = np.int32(ix * strides[0] + iy * strides[1] + iz)
+
+
+@njit(nogil=True, cache=True)
+def _load_pairs(pairs, strides, index, couple, corner):
+    n = index.size
+    for k in range(n):
+        at = np.uint32(index[k])
+        couple[0, k], couple[1, k] = pairs[at], pairs[at + strides[1]]
+        couple[2, k], couple[3, k] = pairs[at + strides[0]], pairs[at + strides[0] + strides[1]]
+    for pair in range(4):
+        for k in range(n):
+            both = couple[pair, k]
+            corner[2 * pair, k], corner[2 * pair + 1, k] = np.float32(np.int16(both)), np.float32(np.int16(both >> 16))
+
+
+@njit(nogil=True, cache=True)
+def _load(flat, strides, index, corner):
+    across, down = strides
+    for k in range(index.size):
+        at = index[k]
+        corner[0, k], corner[1, k] = flat[at], flat[at + 1]
+        corner[2, k], corner[3, k] = flat[at + down], flat[at + down + 1]
+        corner[4, k], corner[5, k] = flat[at + across], flat[at + across + 1]
+        corner[6, k], corner[7, k] = flat[at + across + down], flat[at + across + down + 1]
+
+
+@njit(nogil=True, cache=True)
+def _blend(corner, x, y, z, slope, intercept, row):
+    for k in range(row.size):
+        a = corner[0, k] + (corner[1, k] - corner[0, k]) * z[k]
+        b = corner[2, k] + (corner[3, k] - corner[2, k]) * z[k]
+        c = corner[4, k] + (corner[5, k] - corner[4, k]) * z[k]
+        d = corner[6, k] + (corner[7, k] - corner[6, k]) * z[k]
+        a += (b - a) * y[k]
+        c += (d - c) * y[k]
+        row[k] = (a + (c - a) * x[k]) * slope + intercept
 
 
 @njit(nogil=True, cache=True)

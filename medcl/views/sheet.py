@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def contact_sheet(store: VolumeStore, maker: ViewMaker, rows: Sequence[int], see
         _write(pen, (_GAP + column * (group + _GAP), 8), title, group, _INK, most_lines=1)
     for place, row in enumerate(rows):
         top = 30 + place * (band + _GAP)
-        pair = maker.draw(store.shape(row), store.affine(row), (seed, 0, row))
+        pair = maker.draw_row(store, row, (seed, 0, row))
         for column, panels in enumerate(_panels(store, maker, row, pair, planes, side)[: len(titles)]):
             for number, panel in enumerate(panels):
                 sheet.paste(panel, (_GAP + column * (group + _GAP) + number * (side + 2), top))
@@ -76,7 +76,7 @@ def _panels(
     """For each of the four groups, one picture per plane."""
     low, high = _shown_range(maker)
     views = [maker.render(store, row, view) for view in pair]
-    plain = maker.render(store, row, ViewParameters(pair[0].matrix, pair[0].size, pair[0].world, pair[0].frame))
+    plain = maker.render(store, row, replace(pair[0], values={}))
     centre = (pair[0].frame.centre + pair[1].frame.centre) / 2
     groups = [[_original(store, maker, row, pair, plane, centre, side) for plane in planes]]
     groups += [[_slice(view, plane, low, high, side, colour) for plane in planes] for view, colour in zip(views, _COLOURS, strict=True)]
@@ -157,7 +157,15 @@ def _describe_item(store: VolumeStore, row: int) -> str:
     return f"row {row}: {shape} {'pixels' if axes == 2 else 'voxels'} of {spacing} mm"
 
 
-_UNITS = {"rotation": ("deg", "\N{DEGREE SIGN}"), "noise": ("sd", " sd"), "ghosting": ("intensity", "")}
+# What is told of a step that draws several values, and its unit.
+_UNITS = {
+    "rotation": ("deg", "\N{DEGREE SIGN}"),
+    "elastic": ("mm", " mm"),
+    **dict.fromkeys(("noise", "rician_noise", "dose_noise", "speckle"), ("sd", " sd")),
+    **dict.fromkeys(("ghosting", "spike"), ("intensity", "")),
+    "shadow": ("strength", ""),
+    "cutout": ("share", " of the view"),
+}
 
 
 def _describe(view: ViewParameters) -> str:

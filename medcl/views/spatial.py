@@ -1,4 +1,4 @@
-"""Rotation, size and flips: what turns a crop before it is sampled."""
+"""Rotation, size, bending and flips: what moves anatomy before it is sampled, all of it in one pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from medcl.foundation.randomness import generator
 from medcl.views.step import Step
 
 
@@ -55,6 +56,38 @@ class Scale(Step):
     def turn(self, values: dict[str, float]) -> np.ndarray:
         """An isotropic scale."""
         return np.eye(3) * values["factor"]
+
+
+class Elastic(Step):
+    """Bend anatomy smoothly: a cubic B-spline over `num_points` control points along each axis of the view.
+
+    max_displacement_mm: no point of the view moves farther. Rueckert et al. 1999; as TorchIO's ElasticDeformation does
+    with the same control points.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("elastic",)
+    stage = "spatial"
+    name: Literal["elastic"] = "elastic"
+    max_displacement_mm: float = Field(default=3.0, ge=0)
+    num_points: int = Field(default=7, ge=4, le=12)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`mm`: the largest displacement, and the `key` from which the control points follow."""
+        return {"mm": float(rng.uniform(0, self.max_displacement_mm)), "key": float(rng.integers(0, 2**52))}
+
+    def turn(self, values: dict[str, float]) -> np.ndarray:
+        """It does not turn."""
+        return np.eye(3)
+
+    def bend(self, values: dict[str, float], extent: np.ndarray, flat: bool) -> np.ndarray:
+        """(points x, y, z, 3) displacements in mm at the control points, for a view of the given extent (3,) in mm."""
+        axes = 2 if flat else 3
+        grid = (self.num_points,) * axes + (1,) * (3 - axes)
+        # Below 0.4 of the distance between control points nothing can fold (Choi and Lee 2000).
+        unfolded = 0.4 * extent[:axes] / (self.num_points - 3)
+        most = np.zeros(3)
+        most[:axes] = np.minimum(values["mm"] / np.sqrt(axes), unfolded)
+        return generator(int(values["key"]), "elastic").uniform(-1, 1, (*grid, 3)) * most
 
 
 class FlipLeftRight(Step):

@@ -90,7 +90,7 @@ def test_probabilities_know_how_common_a_class_is(pictures: VolumeStore) -> None
 
 def test_plain_views_are_not_augmented(pictures: VolumeStore) -> None:
     plain = PlainViews(views("xray", (SIDE, SIDE)))
-    one, other = (plain.draw(pictures.shape(4), pictures.affine(4), (0, step, 4), 1)[0] for step in (0, 7))
+    one, other = (plain.draw_row(pictures, 4, (0, step, 4), 1)[0] for step in (0, 7))
     assert np.array_equal(one.matrix, other.matrix) and one.values == {}
 
 

@@ -21,7 +21,7 @@ DOORS = {
     "tokenizers": ("encoders/tokenizer.py",),
     "pandas": ("ingest/", "store/", "evaluation/", "reporting/", "export/", "loading/texts.py"),
     "skimage": ("store/", "views/intensity.py"),
-    "monai": ("encoders/", "views/spatial.py", "export/monai", "evaluation/segmentation.py", "store/prepare.py"),
+    "monai": ("encoders/", "views/acquisition.py", "export/monai", "evaluation/segmentation.py", "store/prepare.py"),
     "blosc2": ("store/",),
     "matplotlib": ("reporting/", "views/audit.py", "views/sheet.py", "training/watchers.py"),
     "typer": ("cli.py",),

@@ -16,12 +16,6 @@ class CountingStore:
     def __init__(self, num_items: int) -> None:
         self.index = pd.DataFrame({"volume_id": [f"v{row}" for row in range(num_items)], "patient": np.arange(num_items) // 2})
 
-    def shape(self, row: int) -> tuple[int, int, int]:
-        return 9, 9, 9
-
-    def affine(self, row: int) -> np.ndarray:
-        return np.eye(4)
-
 
 class KeyedMaker:
     """A view is its row plus noise of its key; `fails` breaks on one row."""
@@ -29,7 +23,7 @@ class KeyedMaker:
     def __init__(self, size: tuple[int, ...], fails: int | None = None) -> None:
         self.config, self.fails, self.keys = SimpleNamespace(size=size), fails, []
 
-    def draw(self, shape, affine, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
+    def draw_row(self, store, row: int, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
         self.keys.append(key)
         return [generator(key[0], "view", key[1], key[2], view) for view in range(num_views)]
 

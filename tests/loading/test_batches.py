@@ -90,6 +90,27 @@ def test_a_broken_item_is_named_with_its_step(workers: int) -> None:
             pass
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_broken_item_may_be_skipped_but_is_named_and_never_replaced_in_silence(workers: int) -> None:
+    said: list[str] = []
+    batches = _batches(fails=6, workers=workers, rows=[2, 6, 8], world_batch=3, on_unreadable=said.append)
+    found = [_copy(batch) for batch in batches.iterate(0, 4)]
+    assert [sorted(items.tolist()) for *_, items, _ in found] == [[2, 8, 8]] * 4, "the next row stands where row 6 stood, and says so"
+    assert len(said) == 1 and "row 6 of the store (volume v6)" in said[0] and "chunk is damaged" in said[0]
+    assert list(batches.skipped) == [6]
+    for first, _, items, patients in found:
+        twins = first[items == 8]
+        assert not torch.equal(twins[0], twins[1]) and torch.equal(patients, items // 2)
+    again = _batches(fails=6, rows=[2, 6, 8], world_batch=3, on_unreadable=said.append).at(3)
+    assert all(torch.equal(a, b) for a, b in zip(_copy(again), found[3], strict=True)), "a restart skips alike"
+
+
+def test_nothing_readable_is_an_error_even_where_rows_may_be_skipped() -> None:
+    batches = _batches(fails=6, rows=[6], world_batch=1, on_unreadable=lambda _: None)
+    with pytest.raises(DataError, match=r"none of 1 rows can be read.*row 6 of the store"):
+        batches.at(0)
+
+
 def test_texts_and_targets_belong_to_their_items() -> None:
     texts = [f"Report number {row} says so." for row in range(10)]
     words = tokenizer.train(texts, 300)

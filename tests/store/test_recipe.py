@@ -25,7 +25,10 @@ def test_a_changed_setting_changes_the_hash() -> None:
     assert recipe_hash(ct) != recipe_hash(ct.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)}))
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("ct", -1000, 1000), ("mr", -5, 5), ("xray", 0, 1), ("shape", 0, 1)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("ct", -1000, 1000), ("mr", -5, 5), ("pet", 0, 10), ("xray", 0, 1), ("mammography", 0, 1), ("ultrasound", 0, 1), ("shape", 0, 1)],
+)
 def test_ends_of_the_window_are_the_ends_of_the_network_range(name: str, low: float, high: float) -> None:
     recipe = BUILT_IN[name]
     scale, shift = recipe.network_scale()
@@ -47,8 +50,13 @@ def test_other_units_are_stored_finely(name: str) -> None:
     assert np.iinfo(np.int16).min <= low / slope and high / slope <= np.iinfo(np.int16).max
 
 
+def test_uptake_is_stored_to_a_256th() -> None:
+    _, slope, _ = BUILT_IN["pet"].storage()
+    assert slope == 1 / 256 and 100 / slope <= np.iinfo(np.int16).max
+
+
 def test_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'cct': neither a built-in recipe .*ct, mr, xray, shape"):
+    with pytest.raises(UserError, match=r"'cct': neither a built-in recipe .*ct, mr, pet, xray, mammography, ultrasound, shape"):
         load_recipe("cct")
 
 

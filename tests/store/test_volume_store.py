@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,19 +105,58 @@ def test_compression_is_the_chosen_one_and_never_delta(folder: Path) -> None:
     assert blosc2.Filter.BITSHUFFLE in handle.cparams.filters
 
 
-def test_only_touched_chunks_are_decoded(folder: Path) -> None:
-    """Damage far away from the box goes unnoticed: its chunk was never decoded."""
-    import shutil
-
-    copy = folder.parent / "damaged"
+def damaged(folder: Path, name: str, at: int, length: int) -> VolumeStore:
+    """A copy of the store with some bytes of one file changed."""
+    copy = folder.parent / f"damaged-{name.replace('/', '-')}-{at}"
     shutil.copytree(folder, copy)
-    path = copy / VolumeStore(copy).index["file"].iat[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 60_000] = bytes(60_000)
-    path.write_bytes(content)
-    store = VolumeStore(copy)
-    clean = VolumeStore(folder).read(0).array
-    assert np.array_equal(store.read(0, ((0, 10), (0, 10), (0, 10))).array, clean[:10, :10, :10])
+    content = bytearray((copy / name).read_bytes())
+    content[at : at + length] = bytes(byte ^ 0x10 for byte in content[at : at + length])
+    (copy / name).write_bytes(content)
+    return VolumeStore(copy)
+
+
+def test_only_touched_chunks_are_decoded_and_a_rotten_one_is_an_error(folder: Path) -> None:
+    """Damage far away from the box goes unnoticed, for its chunk is never touched; damage in it names row, volume and file."""
+    clean = VolumeStore(folder)
+    name = clean.index["file"].iat[0]
+    store = damaged(folder, name, at=(folder / name).stat().st_size // 2, length=1)
+    box = ((0, 10), (0, 10), (0, 10))
+    assert np.array_equal(store.read(0, box).array, clean.read(0, box).array)
+    with pytest.raises(DataError, match=rf"^row 0 \(volume v0\): .*{name}: damaged \(part \d+ is not what was written: the checksum"):
+        store.read(0)
+
+
+@pytest.mark.parametrize("row", [1, 2])
+def test_one_changed_bit_anywhere_is_never_a_scan(folder: Path, row: int) -> None:
+    clean = VolumeStore(folder)
+    index = clean.index.iloc[row]
+    for at in np.linspace(index["offset"] + 40, index["offset"] + index["nbytes"] - 1, 7).astype(int):
+        store = damaged(folder, index["file"], int(at), 1)
+        with pytest.raises(DataError, match=rf"^row {row} \(volume v{row}\): .*damaged"):
+            store.read(row)
+        assert np.array_equal(store.read(3 - row).array, clean.read(3 - row).array), "its neighbours are whole"
+
+
+def test_a_chunk_is_verified_once_for_each_time_its_file_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    real = arrays.zlib.crc32
+    monkeypatch.setattr(arrays.zlib, "crc32", lambda packed: seen.append(len(packed)) or real(packed))
+    store = VolumeStore(folder)
+    for _ in range(3):
+        store.read(0, ((0, 64), (0, 64), (0, 160)))
+        store.read(1)
+    assert len(seen) == 2
+    store.read(0)
+    assert len(seen) == 1 + len(store.index["checksums"].iat[0]) == 1 + 8
+
+
+def test_a_store_without_checksums_is_read_as_it_is(folder: Path) -> None:
+    copy = folder.parent / "old"
+    shutil.copytree(folder, copy)
+    VolumeStore(folder).index.drop(columns=["checksums", "mask_checksums"]).to_parquet(copy / "index.parquet")
+    old, new = VolumeStore(copy), VolumeStore(folder)
+    assert all(np.array_equal(old.read(row).array, new.read(row).array) for row in range(3))
+    assert np.array_equal(old.mask(0), new.mask(0))  # type: ignore[arg-type]
 
 
 def test_folder_without_a_card_is_refused(tmp_path: Path) -> None:
@@ -126,8 +166,6 @@ def test_folder_without_a_card_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_array_file_is_a_data_error(folder: Path) -> None:
-    import shutil
-
     copy = folder.parent / "missing"
     shutil.copytree(folder, copy)
     (copy / VolumeStore(copy).index["file"].iat[0]).unlink()

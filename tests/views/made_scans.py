@@ -35,5 +35,44 @@ def _shape(rng: np.random.Generator) -> Volume:
     return Volume((_body((28, 28, 28), rng) > 0.6).astype(np.uint8), np.eye(4), "shape", "arbitrary")
 
 
-MAKERS = {"ct": _ct, "mr": _mr, "xray": _xray, "shape": _shape}
-SIZES: dict[str, tuple[int, ...]] = {"ct": (32, 32, 32), "mr": (24, 24, 24), "xray": (64, 64), "shape": (24, 24, 24)}
+def _pet(rng: np.random.Generator) -> Volume:
+    body = _body((40, 44, 52), rng)
+    return Volume((body**4 * 6 + np.where(body > 0.95, 6, 0)).astype(np.float32), np.diag([3.0, 3.0, 3.0, 1]), "pet", "SUV")
+
+
+def _mammography(rng: np.random.Generator) -> Volume:
+    """A breast at the left edge of a black picture, with a few bright specks."""
+    breast = np.zeros((150, 180, 1))
+    breast[:90, 20:160] = _body((180, 140, 1), rng)[90:]
+    breast[breast > 0.97] = 1.6
+    return Volume((breast * 150).astype(np.uint8), np.diag([0.5, 0.5, 1, 1]), "mammography", "display", "picture")
+
+
+def _ultrasound(rng: np.random.Generator) -> Volume:
+    """A sector below its probe."""
+    x, y = np.meshgrid(np.linspace(-1, 1, 130), np.linspace(0, 1, 110), indexing="ij")
+    sector = (np.abs(x) < 0.15 + 0.8 * y) & (x**2 / 2 + y**2 < 1)
+    echoes = _body((190, 170, 1), rng)[30:160, 30:140, 0]
+    return Volume(
+        (np.where(sector, echoes, 0) * 220)[..., None].astype(np.uint8), np.diag([1.0, 1.0, 1, 1]), "ultrasound", "display", "picture"
+    )
+
+
+MAKERS = {
+    "ct": _ct,
+    "mr": _mr,
+    "pet": _pet,
+    "xray": _xray,
+    "mammography": _mammography,
+    "ultrasound": _ultrasound,
+    "shape": _shape,
+}
+SIZES: dict[str, tuple[int, ...]] = {
+    "ct": (32, 32, 32),
+    "mr": (24, 24, 24),
+    "pet": (24, 24, 24),
+    "xray": (64, 64),
+    "mammography": (64, 64),
+    "ultrasound": (64, 64),
+    "shape": (24, 24, 24),
+}

@@ -1,4 +1,4 @@
-"""MR artefacts by TorchIO: the same for the same values, and visible."""
+"""MR artefacts by TorchIO and MONAI: the same for the same values, and visible."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl.views.acquisition import Ghosting, Motion
+from medcl.views.acquisition import Ghosting, Gibbs, Motion, Spike
 from medcl.views.step import Look, Step
 
 LOOK = Look(background=-1.0, spacing_mm=(1.0, 1.0, 1.0), network=(1.0, 0.0), limits=(-5.0, 5.0))
 
 
-@pytest.mark.parametrize("step", [Motion(), Ghosting()], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", [Motion(), Ghosting(), Spike(), Gibbs()], ids=lambda step: step.name)
 def test_artefact_is_a_function_of_its_values_and_changes_the_view(step: Step) -> None:
     rng = np.random.default_rng(0)
     image = (ndimage.gaussian_filter(rng.normal(size=(24, 24, 24)), 2) * 10).astype(np.float32)

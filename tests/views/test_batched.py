@@ -203,7 +203,10 @@ def test_where_training_shows_the_field_one_window_is_the_whole(name: str, paire
     assert np.array_equal(window.matrix, maker.whole(store.shape(0), store.affine(0)).matrix)
 
 
-@pytest.mark.parametrize(("name", "paired", "least"), [("xray", False, 0.5), ("xray", True, 0.6), ("ct", True, 0.6)])
+@pytest.mark.parametrize(
+    ("name", "paired", "least"),
+    [("xray", False, 0.5), ("xray", True, 0.6), ("ct", True, 0.6), ("mammography", True, 0.8), ("ultrasound", False, 0.8)],
+)
 def test_views_keep_their_share_of_the_field(name: str, paired: bool, least: float, made_store: Stores) -> None:
     store, maker = made_store(name), maker_for(name, paired)
     axes = 2 if maker.flat else 3

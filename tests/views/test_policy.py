@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import UserError
 from medcl.store.recipe import BUILT_IN
 from medcl.views.batched import ViewMaker
-from medcl.views.policy import ViewsConfig, built_in_policies, load_policy
+from medcl.views.crops import Crop
+from medcl.views.effects import check
+from medcl.views.policy import Policy, ViewsConfig, built_in_policies, load_policy
 
 
 def test_there_is_a_policy_for_every_recipe() -> None:
@@ -41,7 +44,9 @@ def test_mistakes_are_explained(steps: str, words: str, tmp_path: Path) -> None:
 
 
 def test_unknown_policy_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'cct': neither a built-in policy \(ct, mr, shape, xray\) nor a file"):
+    with pytest.raises(
+        UserError, match=r"'cct': neither a built-in policy \(ct, mammography, mr, pet, shape, ultrasound, xray\) nor a file"
+    ):
         load_policy("cct")
 
 
@@ -57,6 +62,51 @@ def test_unknown_policy_names_the_known_ones() -> None:
 def test_what_does_not_fit_together_is_refused(recipe: str, settings: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         ViewMaker(ViewsConfig(**settings), BUILT_IN[recipe])
+
+
+def reaches(policy: Policy) -> dict[str, dict[str, float]]:
+    """step -> how far each of its settings goes from doing nothing, and how often it acts."""
+    found: dict[str, dict[str, float]] = {}
+    for step in policy.steps:
+        values = {"probability": step.probability}
+        for name, value in step.model_dump().items():
+            if name == "range":
+                values |= {"least": -math.log(value[0]), "most": math.log(value[1])}
+            elif name.startswith("max_") and value is not None:
+                values[name] = value - (name == "max_factor")
+        found[step.name] = values
+    return found
+
+
+@pytest.mark.parametrize("name", built_in_policies())
+def test_strength_moves_every_step_and_stays_safe(name: str) -> None:
+    written = load_policy(name)
+    assert load_policy(name, "default") == written
+    light, strong = load_policy(name, "light"), load_policy(name, "strong")
+    assert light.name == f"{name}, light" and strong.name == f"{name}, strong"
+    for paired in (False, True):
+        for policy in (light, strong):
+            steps = [step.resolved(paired) if isinstance(step, Crop) else step for step in policy.steps]
+            assert check(steps, policy.modality, paired, {}) == {}
+    least, middle, most = reaches(light), reaches(written), reaches(strong)
+    for step, values in middle.items():
+        for setting, value in values.items():
+            if step == "crop":
+                assert least[step] == values == most[step]
+            else:
+                assert least[step][setting] == pytest.approx(value * 2 / 3), f"{step}.{setting}"
+                assert value <= most[step][setting] + 1e-9 <= value * 1.5 + 2e-9, f"{step}.{setting}"
+        assert step == "crop" or values != most[step], f"{step} is not stronger"
+
+
+def test_strength_is_a_setting_and_never_narrows_what_was_let_in(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("name: mine\nmodality: ct\nsteps: [{name: crop}, {name: noise, max_sd: 90}, {name: intensity_shift, max_shift: 16}]\n")
+    allow = {"noise": "a phantom at the lowest dose"}
+    maker = ViewMaker(ViewsConfig(policy=str(path), size=(32, 32, 32), strength="strong", allow=allow), BUILT_IN["ct"])
+    assert [step.model_dump().get("max_sd") or step.model_dump().get("max_shift") for step in maker.policy.steps[1:]] == [90, 20]
+    with pytest.raises(ValueError, match="strength"):
+        ViewsConfig(policy="ct", size=(32, 32, 32), strength="brutal")  # type: ignore[arg-type]
 
 
 def test_unsafe_policy_is_refused_when_the_maker_is_built_and_its_override_is_written_out(tmp_path: Path) -> None:

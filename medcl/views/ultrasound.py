@@ -1,0 +1,73 @@
+"""What ultrasound does to a picture: gain that changes along depth, and shadows behind what sound does not pass.
+
+Depth is a picture's second axis, downwards: the probe is on top.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from medcl.views import filters
+from medcl.views.step import Look, Step
+
+
+class Gain(Step):
+    """Other settings of the time gain compensation: the signal times a curve that is smooth along depth.
+
+    max_change: of the gain, at most, as a share. num_points: sliders of the machine, evenly spaced along depth.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("gain",)
+    name: Literal["gain"] = "gain"
+    max_change: float = Field(default=0.25, ge=0, lt=1)
+    num_points: int = Field(default=5, ge=2, le=12)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`g<i>`: change of gain at point i of the depth, from the probe down."""
+        drawn = rng.uniform(-self.max_change, self.max_change, self.num_points)
+        return {f"g{i}": float(value) for i, value in enumerate(drawn)}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """Between two points half a cosine: smooth, and never beyond either of them."""
+        points = np.array([values[f"g{i}"] for i in range(len(values))])
+        place = np.linspace(0, len(points) - 1, view.shape[1])
+        at = np.minimum(place.astype(int), len(points) - 2)
+        part = 0.5 - 0.5 * np.cos(np.pi * (place - at))
+        curve = 1 + points[at] + (points[at + 1] - points[at]) * part
+        factor = np.broadcast_to(curve.astype(np.float32)[None, :, None], view.shape)
+        filters.multiply(view, np.ascontiguousarray(factor), np.float32(look.background))
+        return look
+
+
+class Shadow(Step):
+    """The signal behind a stone or a rib is weaker: a soft wedge from some depth down, spreading as the beams do.
+
+    max_strength: share of the signal that is lost in its middle. max_width: of the wedge, as a share of the picture's width.
+    """
+
+    effects: ClassVar[tuple[str, ...]] = ("shadow",)
+    name: Literal["shadow"] = "shadow"
+    max_strength: float = Field(default=0.5, ge=0, le=1)
+    max_width: float = Field(default=0.2, gt=0, le=1)
+
+    def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
+        """`strength`, `width` and where it begins: `across` and `depth`, shares of the picture's sides."""
+        strength, width = rng.uniform((0, 0.25 * self.max_width), (self.max_strength, self.max_width))
+        across, depth = rng.uniform((0.1, 0.1), (0.9, 0.6))
+        return {"strength": float(strength), "width": float(width), "across": float(across), "depth": float(depth)}
+
+    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+        """A Gaussian across, of the wedge's width, that begins within a twentieth of the depth."""
+        across = np.linspace(0, 1, view.shape[0])[:, None]
+        depth = np.linspace(0, 1, view.shape[1])[None, :]
+        # Beams spread from a point above the picture, so that a shadow leans away from the middle as it goes down.
+        middle = 0.5 + (values["across"] - 0.5) * (1 + depth) / (1 + values["depth"])
+        width = values["width"] / 2 * (1 + depth) / (1 + values["depth"])
+        begun = np.clip((depth - values["depth"]) * 20, 0, 1)
+        kept = 1 - values["strength"] * begun * np.exp(-2 * ((across - middle) / width) ** 2)
+        factor = np.broadcast_to(kept.astype(np.float32)[:, :, None], view.shape)
+        filters.multiply(view, np.ascontiguousarray(factor), np.float32(look.background))
+        return look
