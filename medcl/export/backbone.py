@@ -125,9 +125,9 @@ class Backbone(nn.Module):
         """Length of an embedding."""
         return self.encoder.dim
 
-    def examples(self, count: int) -> list[Tensor]:
-        """Made inputs of `count` different shapes that this backbone takes."""
-        return example_inputs(self.encoder, self.contract.size, self.card["encoder"].get("in_channels", 1), count)
+    def examples(self, count: int, fixed: bool = False) -> list[Tensor]:
+        """Made inputs of `count` different shapes that this backbone takes; fixed: all of the contract's own grid."""
+        return example_inputs(self.encoder, self.contract.size, self.card["encoder"].get("in_channels", 1), count, fixed=fixed)
 
     def forward(self, image: Tensor) -> Features:
         """The encoder's features of prepared images."""
@@ -171,8 +171,7 @@ def load_backbone(folder: str | Path) -> Backbone:
     """
     folder = find_backbone(folder)
     card = read_card(folder, "backbone")
-    if card.get("seal") != _seal(card):
-        raise UserError(f"{folder / CARD}: 'seal' does not fit the rest: the card was altered; take the backbone from its RUN again")
+    check_seal(folder, card, again="take the backbone from its RUN again")
     broken = [key for key in ("contract", "encoder", "views", "files") if not isinstance(card.get(key), dict)]
     if broken or WEIGHTS not in card["files"]:
         raise UserError(
@@ -251,9 +250,20 @@ def _write_card(
         "files": {name: sha256_of_file(folder / name) for name in names},
         "proof": None if proof is None else proof.to_card(),
     }
+    write_sealed_card(folder, "backbone", content)
+
+
+def write_sealed_card(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Write a card that holds a SHA-256 of itself. content: what `write_card` takes."""
     content = json.loads(json.dumps(content))  # tuples become lists, as they will be when read
-    head = {"schema_version": SCHEMA_VERSION, "kind": "backbone", "code_version": medcl.__version__}
-    write_card(folder, "backbone", **content, seal=_seal({**head, **content}))
+    head = {"schema_version": SCHEMA_VERSION, "kind": kind, "code_version": medcl.__version__}
+    write_card(folder, kind, **content, seal=_seal({**head, **content}))
+
+
+def check_seal(folder: Path, card: Mapping[str, Any], again: str) -> None:
+    """Raise UserError where a sealed card was altered. again: the way out."""
+    if card.get("seal") != _seal(card):
+        raise UserError(f"{folder / CARD}: 'seal' does not fit the rest: the card was altered; {again}")
 
 
 def _seal(card: Mapping[str, Any]) -> str:

@@ -139,12 +139,23 @@ def test_unknown_target_and_missing_run(tmp_path, volume_backbone):
         export(tmp_path / "nowhere", "onnx", tmp_path / "out")
 
 
-def test_the_command_line_offers_exactly_these_targets():
-    from typing import get_args
+def test_the_command_line_names_every_target_and_passes_the_options(volume_backbone, tmp_path, capsys):
+    from medcl.cli import app
 
-    from medcl.cli import Target
-
-    assert set(get_args(Target)) == set(TARGETS)
+    app(["export", "--help"], standalone_mode=False)
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(name in shown for name in TARGETS)
+    for line, message in [
+        (["--to", "onnx", "--out", str(tmp_path / "a"), "--into", "UNETR"], "--into: --to onnx takes no such option"),
+        (["--to", "monai", "--out", str(tmp_path / "a"), "--into", "UNet"], "--into UNet: expected one of SwinUNETR, UNETR"),
+        (["--to", "monai", "--out", str(tmp_path / "a"), "--into", "UNETR"], "encoder.name is 'resnet', and UNETR holds a vit"),
+        (["--to", "onnx"], "needs RUN, --to and --out"),
+        (["--check", str(tmp_path)], "leave out RUN"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            app(["export", str(volume_backbone), *line], standalone_mode=False)
+        assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(18, "group"), (34, "instance"), (50, "group"), (50, "instance")])
