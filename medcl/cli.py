@@ -185,6 +185,7 @@ def embed(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Scans in any form that ingest reads.")],
     out: Annotated[Path, typer.Option(help="embeddings.parquet or embeddings.npz")],
     settings: Settings = None,
+    jobs: Jobs = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -193,7 +194,7 @@ def embed(
         from medcl.export.embed import embed_files
 
         chosen = None if settings is None else _ingest_settings(settings)
-        result = embed_files(backbone, scans, out, settings=chosen, progress=talk.progress)
+        result = embed_files(backbone, scans, out, settings=chosen, jobs=jobs, progress=talk.progress)
         talk.done(
             result.lines,
             {**result.counts, "left_out": result.refused},

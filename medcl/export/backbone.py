@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import medcl
 from medcl.encoders import Encoder, EncoderConfig
+from medcl.export.cohort import count_cohort
 from medcl.export.proof import Proof, compare, count_matching, example_inputs
 from medcl.foundation.config import Settings, validate
 from medcl.foundation.errors import MedclError, UserError
@@ -92,8 +93,8 @@ class Contract(Settings):
 class Provenance:
     """Where the weights come from: what the card says to people and to the leak guard. No identifiers.
 
-    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: columns
-    `patient_key`, `pixel_hash` of what was trained on.
+    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: the rows of the store's
+    index that were trained on; their `patient_key` and `pixel_hash` are kept for the leak guard, the rest is counted.
     """
 
     method: Mapping[str, Any]
@@ -240,6 +241,7 @@ def _write_card(
             "training_items": 0 if items is None else len(items),
             "training_patients": 0 if items is None else len(items["patient_key"].unique()),
         },
+        "cohort": {} if items is None else count_cohort(items),
         "contract": Contract.of(views.recipe, validate(ResolvedViews, resolved, "views")).model_dump(mode="json"),
         "encoder": settings,
         "method": dict(provenance.method),

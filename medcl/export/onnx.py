@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,21 @@ def _idle(encoder: Encoder) -> set[str]:
 
 
 def _count(ours: dict[str, Tensor], theirs: dict[str, np.ndarray]) -> int:
-    """How many of our tensors are among the file's constants, by value: the exporter renames, reshapes and transposes."""
+    """How many of our tensors are among the file's constants, by value: the exporter renames, reshapes, transposes and folds."""
     found = {(array.size, array.tobytes()) for array in theirs.values()}
-    forms = {name: [tensor, tensor.t()] if tensor.dim() == 2 else [tensor] for name, tensor in ours.items()}
-    return sum(any((form.numel(), form.cpu().contiguous().numpy().tobytes()) in found for form in each) for each in forms.values())
+    return sum(any((form.numel(), form.cpu().contiguous().numpy().tobytes()) in found for form in _forms(name, ours)) for name in ours)
+
+
+def _forms(name: str, tensors: dict[str, Tensor]) -> Iterator[Tensor]:
+    """What the exporter may make of a tensor. A Swin transformer's bias table and its index become one constant: the bias they give."""
+    tensor = tensors[name]
+    yield tensor
+    if tensor.dim() == 2:
+        yield tensor.t()
+    parent, _, last = name.rpartition(".")
+    if last in ("relative_position_bias_table", "relative_position_index"):
+        table, index = tensors[f"{parent}.relative_position_bias_table"], tensors[f"{parent}.relative_position_index"]
+        for count in range(1, len(index) + 1):  # tokens of a window; windows are smaller where the map is
+            bias = table[index[:count, :count].reshape(-1)].reshape(count, count, -1)
+            yield bias
+            yield bias.permute(2, 0, 1)

@@ -112,7 +112,8 @@ def _seal(partial: Path, source: Path, backbone: Backbone, settings: Mapping[str
     if (partial / CARD).exists():
         return
     files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    kept = {key: backbone.card[key] for key in ("contract", "encoder", "method", "training", "views", "licence", "metrics")}
+    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics")
+    kept = {key: backbone.card[key] for key in names if key in backbone.card}
     write_sealed_card(
         partial,
         "export",

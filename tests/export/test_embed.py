@@ -161,7 +161,7 @@ def test_table_has_a_row_per_volume_and_no_names(volume_backbone, tmp_path, suff
     content = out.read_bytes()
     assert not any(name in content for name in (b"DOE", b"MRN", b"SMITH", b"1961", str(tmp_path).encode()))
     again = tmp_path / f"again.{suffix}"
-    embed_files(volume_backbone, [patient, bad, other], again)
+    embed_files(volume_backbone, [patient, bad, other], again, jobs=2 if suffix == "npz" else 1)
     assert again.read_bytes() == content
 
 
