@@ -19,6 +19,7 @@ from medcl.export.backbone import Backbone
 from medcl.export.model_card import model_card
 from medcl.export.monai_into import write_into
 from medcl.export.monai_network import bundle_expression, describe
+from medcl.export.monai_transforms import as_transforms
 from medcl.export.proof import Proof, compare, count_matching
 from medcl.foundation.files import write_bytes, write_json, write_text
 
@@ -37,7 +38,8 @@ def write(backbone: Backbone, source: Path, folder: Path, into: str | None = Non
     if into is not None:
         return write_into(backbone, into, folder)
     network = describe(backbone.encoder, "monai")
-    write_json(folder / "configs" / "inference.json", _inference(network))
+    transforms, notes = as_transforms(backbone.contract.recipe)
+    write_json(folder / "configs" / "inference.json", {**_inference(network), **_preprocessing(transforms)})
     write_json(folder / "configs" / "metadata.json", _metadata(backbone))
     write_text(
         folder / "docs" / "README.md", model_card(backbone.card, "Load it with `monai.bundle.load(..., workflow_type='inference')`.")
@@ -47,18 +49,23 @@ def write(backbone: Backbone, source: Path, folder: Path, into: str | None = Non
     write_bytes(folder / "models" / "model.pt", weights.getvalue())
     loaded = _load(folder)
     matching = count_matching(backbone.encoder.state_dict(), loaded.state_dict())
-    return compare("monai", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+    proof = compare("monai", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+    return proof.warned(notes)
 
 
 def _inference(network: MonaiForm) -> dict[str, Any]:
     return {
-        "imports": ["$import monai", "$import torch"],
+        "imports": ["$import monai", "$import numpy", "$import torch"],
         "bundle_root": ".",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_body": {"_target_": network.target, **network.arguments},
         "network_def": bundle_expression(network),
         "network": "$@network_def.to(@device)",
     }
+
+
+def _preprocessing(transforms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"preprocessing": {"_target_": "Compose", "transforms": transforms}} if transforms else {}
 
 
 def _metadata(backbone: Backbone) -> dict[str, Any]:

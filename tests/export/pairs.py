@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,22 @@ def outcome(backbone: Path, target: str, folder: Path) -> float | str:
     return proof["largest_difference"]
 
 
-def table() -> str:
+def outcomes(names: Iterable[str] = tuple(ENCODERS), targets: Iterable[str] = tuple(TARGETS)) -> Iterator[tuple[str, str, float | str]]:
+    """(encoder, target, outcome), one after the other."""
+    targets = list(targets)
+    for name in names:
+        with tempfile.TemporaryDirectory() as place:
+            backbone = make(name, Path(place) / "backbone")
+            for number, target in enumerate(targets):
+                yield name, target, outcome(backbone, target, Path(place) / str(number))
+
+
+def table(found: Mapping[tuple[str, str], float | str]) -> str:
     """The table in Markdown; refusals are numbered below it."""
     reasons: dict[str, int] = {}
     lines = [f"| encoder | {' | '.join(TARGETS)} |", f"|---{'|---' * len(TARGETS)}|"]
     for name in ENCODERS:
-        cells = []
-        with tempfile.TemporaryDirectory() as place:
-            backbone = make(name, Path(place) / "backbone")
-            for number, target in enumerate(TARGETS):
-                found = outcome(backbone, target, Path(place) / str(number))
-                print(name, target, found, file=sys.stderr, flush=True)
-                cells.append(cell(found, reasons))
+        cells = [cell(found[name, target], reasons) if (name, target) in found else "not measured" for target in TARGETS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join([*lines, "", *notes, ""])
@@ -108,8 +113,16 @@ def in_readme() -> dict[tuple[str, str], str]:
     }
 
 
+def write(found: Mapping[tuple[str, str], float | str]) -> None:
+    """Put the table into the README."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    README.write_text(before + BEGIN + table(found) + END + rest.partition(END)[2], encoding="utf-8")
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    written = table()
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    README.write_text(before + BEGIN + written + END + rest.partition(END)[2], encoding="utf-8")
+    measured = {}
+    for encoder, to, result in outcomes():
+        print(encoder, to, result, file=sys.stderr, flush=True)
+        measured[encoder, to] = result
+    write(measured)
