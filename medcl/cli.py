@@ -30,6 +30,19 @@ Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask schedu
 Settings = Annotated[Path | None, typer.Option(metavar="YAML", help="Settings of ingest, where the defaults do not fit.")]
 
 
+TARGETS = ("backbone", "onnx", "monai", "nnunet", "huggingface")
+
+
+def _target(name: str | None) -> str | None:
+    """Refuse a target that nobody has, before anything heavy is imported."""
+    from importlib.metadata import entry_points
+
+    known = (*TARGETS, *(entry.name for entry in entry_points(group="medcl.exports")))
+    if name is not None and name not in known:
+        raise typer.BadParameter(f"expected one of {', '.join(known)}")
+    return name
+
+
 @app.callback(invoke_without_command=True)
 def _all(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
@@ -205,7 +218,7 @@ def embed(
 @app.command(epilog="Example: medcl export runs/ct_moco --to onnx --out onnx/")
 def export(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run, or of a backbone.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="TARGET", help="backbone, onnx, monai, nnunet, huggingface, or a plugin's own.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="TARGET", callback=_target, help=f"{', '.join(TARGETS)}, or a plugin's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; it must not hold another export.")] = None,
     into: Annotated[str | None, typer.Option(metavar="NETWORK", help="With monai: SwinUNETR, UNETR, SegResNetDS or FlexibleUNet.")] = None,
     plans: Annotated[Path | None, typer.Option(metavar="JSON", help="With nnunet: the plans of the data set to train on.")] = None,

@@ -1,12 +1,10 @@
-"""One small encoder of every kind and number of dimensions, for tests; `SIDES` is what each is shown."""
+"""One small encoder of every kind and number of dimensions, for tests, and what each is shown."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from medcl.encoders import DenseNetConfig, ResEncConfig, ResNetConfig, SegResNetConfig, SwinUNETRConfig, ViTConfig
-
-SIDES = 64
 
 
 def small_configs() -> dict[str, Any]:
@@ -30,4 +28,4 @@ CONFIGS = small_configs()
 
 def sides(config: Any) -> tuple[int, ...]:
     """What the encoder is shown."""
-    return config.size if isinstance(config, ViTConfig) else (SIDES,) * config.spatial_dims
+    return config.size if isinstance(config, ViTConfig) else (64, 64) if config.spatial_dims == 2 else (32, 32, 32)
