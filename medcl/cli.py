@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,17 @@ Jobs = Annotated[int, typer.Option(min=1, help="How many processes work side by 
 Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, such as tcp://host:8786, whose workers do it.")]
 Settings = Annotated[Path | None, typer.Option(metavar="YAML", help="Settings of ingest, where the defaults do not fit.")]
 Strength = Literal["light", "default", "strong"]
-Target = Literal["backbone", "onnx", "monai", "nnunet", "huggingface"]
+TARGETS = ("backbone", "onnx", "monai", "nnunet", "huggingface")
+
+
+def _target(name: str | None) -> str | None:
+    """Refuse a target that nobody has, before anything heavy is imported."""
+    from importlib.metadata import entry_points
+
+    known = (*TARGETS, *(entry.name for entry in entry_points(group="medcl.exports")))
+    if name is not None and name not in known:
+        raise typer.BadParameter(f"expected one of {', '.join(known)}")
+    return name
 
 
 @app.callback(invoke_without_command=True)
@@ -199,6 +209,7 @@ def embed(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Scans in any form that ingest reads.")],
     out: Annotated[Path, typer.Option(help="embeddings.parquet or embeddings.npz")],
     settings: Settings = None,
+    jobs: Jobs = 1,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -207,7 +218,7 @@ def embed(
         from medcl.export.embed import embed_files
 
         chosen = None if settings is None else _ingest_settings(settings)
-        result = embed_files(backbone, scans, out, settings=chosen, progress=talk.progress)
+        result = embed_files(backbone, scans, out, settings=chosen, jobs=jobs, progress=talk.progress)
         talk.done(
             result.lines,
             {**result.counts, "left_out": result.refused},
@@ -217,17 +228,30 @@ def embed(
 
 @app.command(epilog="Example: medcl export runs/ct_moco --to onnx --out onnx/")
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a backbone.")],
-    to: Annotated[Target, typer.Option(help="What to write.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not hold another export.")],
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a run, or of a backbone.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="TARGET", callback=_target, help=f"{', '.join(TARGETS)}, or a plugin's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; it must not hold another export.")] = None,
+    into: Annotated[str | None, typer.Option(metavar="NETWORK", help="With monai: SwinUNETR, UNETR, SegResNetDS or FlexibleUNet.")] = None,
+    plans: Annotated[Path | None, typer.Option(metavar="JSON", help="With nnunet: the plans of the data set to train on.")] = None,
+    configuration: Annotated[str | None, typer.Option(help="With --plans: 3d_fullres, 2d, ...")] = None,
+    check: Annotated[Path | None, typer.Option(metavar="DIR", help="Verify an exported folder instead: nothing altered since.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a backbone for other software, load it back there and compare."""
+    """Write a backbone for other software, load it back there and compare; or verify what was written."""
     with Conversation("export", as_json, quiet) as talk:
+        from medcl.export.targets import check_export
         from medcl.export.targets import export as write_export
 
-        result = write_export(run, to, out, progress=talk.progress)
+        if check is not None:
+            if run is not None or to is not None or out is not None:
+                raise UserError("--check: verifies a folder and writes nothing; leave out RUN, --to and --out")
+            result = check_export(check)
+            talk.done(result.lines, result.proof, next=f"{check} is as it was written")
+            return
+        if run is None or to is None or out is None:
+            raise UserError("export: needs RUN, --to and --out, for example: medcl export runs/ct_moco --to onnx --out onnx/")
+        result = write_export(run, to, out, progress=talk.progress, into=into, plans=plans, configuration=configuration)
         talk.done(result.lines, result.proof, next=result.next)
 
 

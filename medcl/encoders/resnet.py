@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from monai.networks.nets import resnet as monai_resnet
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from medcl.encoders.contract import Encoder
+from medcl.encoders.contract import Encoder, MonaiForm, leak_free
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Features
 
@@ -27,7 +28,10 @@ class ResNetConfig(Settings):
     width: channels of the first stage (64 in the paper); the later ones have 2, 4 and 8 times as many.
     norm: `group` (Wu & He 2018; width / 2 groups, 32 at most) or `instance`; both look at one item alone, so nothing leaks through
     batch statistics. stem_kernel (odd), stem_stride, stem_pool: 7, 2, true as in the paper; for inputs under about 64 voxels take
-    3, 1, true or 3, 1, false, so that the last stage still has more than one voxel.
+    3, 1, true or 3, 1, false, so that the last stage still has more than one voxel. shortcut: where a block changes its shape, a
+    `projection` (option B of the paper), the same `without_bias`, or `padding` with zeros (option A). MONAI's FlexibleUNet has
+    padding at depths 18 and 34, and projections without bias at 10 and 50. A projection is left out of what is written down: cards
+    and runs from before there was a choice still say the same.
     """
 
     name: Literal["resnet"] = "resnet"
@@ -39,6 +43,7 @@ class ResNetConfig(Settings):
     stem_kernel: int = Field(default=7, ge=1)
     stem_stride: int = Field(default=2, ge=1)
     stem_pool: bool = True
+    shortcut: Literal["projection", "without_bias", "padding"] = Field("projection", exclude_if=lambda value: value == "projection")
 
     @field_validator("stem_kernel")
     @classmethod
@@ -62,19 +67,25 @@ class ResNet(monai_resnet.ResNet, Encoder):
         block, layers = _LAYERS[config.depth]
         planes = [config.width * factor for factor in (1, 2, 4, 8)]
         # Set before MONAI's constructor, which calls _make_layer. Not a module or tensor, so nn.Module allows it.
-        self._norm = _norm(config)
-        super().__init__(
-            block=block,
-            layers=layers,
-            block_inplanes=planes,
-            spatial_dims=config.spatial_dims,
-            n_input_channels=config.in_channels,
-            conv1_t_size=config.stem_kernel,
-            conv1_t_stride=config.stem_stride,
-            no_max_pool=not config.stem_pool,
-            feed_forward=False,
-            norm=self._norm,
-        )
+        self._norm = leak_free(config.norm, config.width)
+        arguments = {
+            "block": block,
+            "layers": layers,
+            "block_inplanes": planes,
+            "spatial_dims": config.spatial_dims,
+            "n_input_channels": config.in_channels,
+            "conv1_t_size": config.stem_kernel,
+            "conv1_t_stride": config.stem_stride,
+            "no_max_pool": not config.stem_pool,
+            "shortcut_type": "A" if config.shortcut == "padding" else "B",
+            "bias_downsample": config.shortcut != "without_bias",
+            "feed_forward": False,
+            "norm": list(self._norm),
+        }
+        super().__init__(**arguments)
+        groups = self._norm[1].get("num_groups")
+        norm = {"name": "group", "groups": groups} if groups else {"name": "instance"}
+        self.monai = MonaiForm("monai.networks.nets.ResNet", arguments, norm=norm)
         self.dim = self.in_planes
         self.channels = tuple(plane * self.in_planes // planes[-1] for plane in planes)
         self.spatial_dims = config.spatial_dims
@@ -84,6 +95,12 @@ class ResNet(monai_resnet.ResNet, Encoder):
     def _make_layer(self, *arguments: Any, **keywords: Any) -> nn.Sequential:
         """MONAI 1.6 forgets `norm` here and builds BatchNorm blocks under any stem norm (MONAI pull request 9028)."""
         return super()._make_layer(*arguments, **{**keywords, "norm": self._norm})
+
+    def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
+        """MONAI 1.6 detaches this shortcut (`out.data`), so that no gradient passes it; the values are the same."""
+        every = (slice(None, None, stride),) * spatial_dims
+        value = x[(slice(None), slice(None), *every)]
+        return F.pad(value, [0, 0] * spatial_dims + [0, planes - value.shape[1]])
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (MONAI's returns the pooled tensor alone)
         self, image: Float[Tensor, "batch channel *space"]
@@ -97,10 +114,3 @@ class ResNet(monai_resnet.ResNet, Encoder):
             value = stage(value)
             dense.append(value)
         return Features(self.avgpool(value).flatten(1), tuple(dense))
-
-
-def _norm(config: ResNetConfig) -> tuple[str, dict[str, Any]]:
-    if config.norm == "instance":
-        return "instance", {"affine": True}
-    most = min(32, config.width // 2)
-    return "group", {"num_groups": max(count for count in range(1, most + 1) if config.width % count == 0)}

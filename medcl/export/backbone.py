@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import medcl
 from medcl.encoders import Encoder, EncoderConfig
+from medcl.export.cohort import count_cohort
 from medcl.export.proof import Proof, compare, count_matching, example_inputs
 from medcl.foundation.config import Settings, validate
 from medcl.foundation.errors import MedclError, UserError
@@ -92,8 +93,8 @@ class Contract(Settings):
 class Provenance:
     """Where the weights come from: what the card says to people and to the leak guard. No identifiers.
 
-    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: columns
-    `patient_key`, `pixel_hash` of what was trained on.
+    method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: the rows of the store's
+    index that were trained on; their `patient_key` and `pixel_hash` are kept for the leak guard, the rest is counted.
     """
 
     method: Mapping[str, Any]
@@ -125,9 +126,9 @@ class Backbone(nn.Module):
         """Length of an embedding."""
         return self.encoder.dim
 
-    def examples(self, count: int) -> list[Tensor]:
-        """Made inputs of `count` different shapes that this backbone takes."""
-        return example_inputs(self.encoder, self.contract.size, self.card["encoder"].get("in_channels", 1), count)
+    def examples(self, count: int, fixed: bool = False) -> list[Tensor]:
+        """Made inputs of `count` different shapes that this backbone takes; fixed: all of the contract's own grid."""
+        return example_inputs(self.encoder, self.contract.size, self.card["encoder"].get("in_channels", 1), count, fixed=fixed)
 
     def forward(self, image: Tensor) -> Features:
         """The encoder's features of prepared images."""
@@ -171,8 +172,7 @@ def load_backbone(folder: str | Path) -> Backbone:
     """
     folder = find_backbone(folder)
     card = read_card(folder, "backbone")
-    if card.get("seal") != _seal(card):
-        raise UserError(f"{folder / CARD}: 'seal' does not fit the rest: the card was altered; take the backbone from its RUN again")
+    check_seal(folder, card, again="take the backbone from its RUN again")
     broken = [key for key in ("contract", "encoder", "views", "files") if not isinstance(card.get(key), dict)]
     if broken or WEIGHTS not in card["files"]:
         raise UserError(
@@ -241,6 +241,7 @@ def _write_card(
             "training_items": 0 if items is None else len(items),
             "training_patients": 0 if items is None else len(items["patient_key"].unique()),
         },
+        "cohort": {} if items is None else count_cohort(items),
         "contract": Contract.of(views.recipe, validate(ResolvedViews, resolved, "views")).model_dump(mode="json"),
         "encoder": settings,
         "method": dict(provenance.method),
@@ -251,9 +252,20 @@ def _write_card(
         "files": {name: sha256_of_file(folder / name) for name in names},
         "proof": None if proof is None else proof.to_card(),
     }
+    write_sealed_card(folder, "backbone", content)
+
+
+def write_sealed_card(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Write a card that holds a SHA-256 of itself. content: what `write_card` takes."""
     content = json.loads(json.dumps(content))  # tuples become lists, as they will be when read
-    head = {"schema_version": SCHEMA_VERSION, "kind": "backbone", "code_version": medcl.__version__}
-    write_card(folder, "backbone", **content, seal=_seal({**head, **content}))
+    head = {"schema_version": SCHEMA_VERSION, "kind": kind, "code_version": medcl.__version__}
+    write_card(folder, kind, **content, seal=_seal({**head, **content}))
+
+
+def check_seal(folder: Path, card: Mapping[str, Any], again: str) -> None:
+    """Raise UserError where a sealed card was altered. again: the way out."""
+    if card.get("seal") != _seal(card):
+        raise UserError(f"{folder / CARD}: 'seal' does not fit the rest: the card was altered; {again}")
 
 
 def _seal(card: Mapping[str, Any]) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,19 +105,72 @@ def as_stored(prepared: Prepared, recipe: Recipe) -> Prepared:
     return replace(prepared, array=(steps * np.float32(slope) + np.float32(intercept)).astype(np.float32))
 
 
+class _Embedder:
+    """Embeds every volume of a scan; what is refused comes back as errors, so that the others go on."""
+
+    def __init__(self, backbone: Path, settings: IngestConfig | None) -> None:
+        self.network, self.settings = load_backbone(backbone), settings
+
+    def __call__(self, scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
+        rows: list[tuple[int, np.ndarray]] = []
+        errors: list[MedclError] = []
+        try:
+            volumes = _read(scan, self.network.contract, self.settings)
+        except MedclError as error:
+            return rows, [error]
+        for place, volume in enumerate(volumes):
+            try:
+                rows.append((place, embed_volume(self.network, volume).pooled[0].numpy()))
+            except UserError as error:
+                errors.append(UserError(f"{scan}, volume {place}: {error}"))
+        return rows, errors
+
+
+_embedder: _Embedder | None = None  # of a worker process
+
+
+def _begin_worker(backbone: Path, settings: IngestConfig | None, threads: int) -> None:
+    global _embedder
+    torch.set_num_threads(threads)
+    _embedder = _Embedder(backbone, settings)
+
+
+def _embed_in_worker(scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
+    assert _embedder is not None
+    return _embedder(scan)
+
+
+@contextmanager
+def _answers(folder: Path, scans: Sequence[str | Path], settings: IngestConfig | None, jobs: int) -> Iterator[Iterator[Any]]:
+    """What became of each scan, in their order."""
+    if jobs == 1:
+        yield map(_Embedder(folder, settings), scans)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(folder, settings, threads)) as pool:
+        try:
+            yield pool.map(_embed_in_worker, scans)
+        except BrokenExecutor:
+            raise DataError("a worker process died, most likely for want of memory; run the same command with fewer --jobs") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 def embed_files(
     backbone: str | Path,
     scans: Sequence[str | Path],
     out: str | Path,
     *,
     settings: IngestConfig | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Embedded:
     """Embed every volume of every scan into one table: `scan`, `volume`, `embedding` (dim float32 numbers).
 
     scan: the place in `scans`, from 0; volume: the place within that scan, from 0. No path or name is written. out:
-    .parquet or .npz. A volume that contradicts the contract is left out and reported; raises its UserError (or
-    DataError) where none is left.
+    .parquet or .npz. jobs: processes, a scan each at a time. A volume that contradicts the contract is left out and reported;
+    raises its UserError (or DataError) where none is left.
     """
     out, progress = Path(out), progress or Silent()
     if out.suffix not in _KINDS:
@@ -122,27 +180,20 @@ def embed_files(
     places: list[tuple[int, int]] = []
     rows: list[np.ndarray] = []
     errors: list[MedclError] = []
-    for number, scan in enumerate(progress.track(scans, len(scans), "embed")):
-        try:
-            volumes = _read(scan, network.contract, settings)
-        except MedclError as error:
-            errors.append(error)
-            continue
-        for place, volume in enumerate(volumes):
-            try:
-                rows.append(embed_volume(network, volume).pooled[0].numpy())
-                places.append((number, place))
-            except UserError as error:
-                errors.append(UserError(f"{scan}, volume {place}: {error}"))
+    with _answers(folder, scans, settings, min(jobs, len(scans))) as answers:
+        for number, (found, refused) in enumerate(progress.track(answers, len(scans), "embed")):
+            places += [(number, place) for place, _ in found]
+            rows += [row for _, row in found]
+            errors += refused
     if not rows:
         raise errors[0]
     _write(out, places, np.stack(rows), hash_of_folder(folder))
-    refused = [str(error) for error in errors]
+    messages = [str(error) for error in errors]
     lines = [f"{len(rows)} embeddings of {network.dim} numbers from {len(scans)} scans: {out}"]
-    lines += [f"left out: {message}" for message in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        lines.append(f"left out: {len(refused) - _SHOWN} more; --json names them all")
-    return Embedded({"scans": len(scans), "embeddings": len(rows), "dim": network.dim, "refused": len(refused)}, refused, lines)
+    lines += [f"left out: {message}" for message in messages[:_SHOWN]]
+    if len(messages) > _SHOWN:
+        lines.append(f"left out: {len(messages) - _SHOWN} more; --json names them all")
+    return Embedded({"scans": len(scans), "embeddings": len(rows), "dim": network.dim, "refused": len(messages)}, messages, lines)
 
 
 def _read(scan: str | Path, contract: Contract, settings: IngestConfig | None) -> list[Volume]:

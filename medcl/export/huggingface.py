@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from medcl import encoders
+from medcl.encoders import MonaiForm, ResEncUNetEncoder
 from medcl.export.backbone import WEIGHTS, Backbone
 from medcl.export.model_card import model_card
-from medcl.export.monai_network import describe
+from medcl.export.monai_network import describe, description
 from medcl.export.proof import Proof, compare, count_matching
 from medcl.foundation.files import write_json, write_text
 
@@ -24,10 +26,9 @@ network = load(".")                            # (batch, channel, *space) -> (ba
 
 def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     """Write config.json, model.safetensors, README.md and load_backbone.py; the last one loads them for the comparison."""
-    network = describe(backbone.encoder, "huggingface")
     config = {
         "model_type": "medcl",
-        "monai": {"name": network.name, "arguments": network.arguments, "norm": network.norm},
+        "monai": description(_form(backbone, folder)),
         "medcl": {key: backbone.card[key] for key in ("encoder", "contract")},
     }
     write_json(folder / "config.json", config)
@@ -37,6 +38,15 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     loaded = runpy.run_path(str(folder / "load_backbone.py"))["load"](folder)
     matching = count_matching(backbone.encoder.state_dict(), loaded.state_dict())
     return compare("huggingface", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+
+
+def _form(backbone: Backbone, folder: Path) -> MonaiForm:
+    """MONAI's form; nnU-Net's encoder, which MONAI has no class for, brings its own file along."""
+    encoder = backbone.encoder
+    if not isinstance(encoder, ResEncUNetEncoder):
+        return describe(encoder, "huggingface")
+    shutil.copyfile(Path(encoders.__file__).with_name("resenc_network.py"), folder / "resenc_network.py")
+    return MonaiForm("resenc_network.ResidualEncoder", encoder.arguments, output="maps")
 
 
 def _head(card: dict[str, Any]) -> str:

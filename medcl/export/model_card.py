@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medcl.export import cohort
+
 _LIMITS = """- A research tool: not a medical device, not for diagnosis or triage, not for decisions about a patient.
 - Not for scans that break the contract above: other units, another modality, values already windowed.
 - Embeddings of a person's scan can identify that person; treat them like the scan.
@@ -22,6 +24,8 @@ def model_card(card: Mapping[str, Any], use: str) -> str:
         or "- none recorded with the weights"
     )
     overrides = "\n".join(f"- {name}: {reason}" for name, reason in (card["views"].get("overrides") or {}).items()) or "- none"
+    people = "".join(f"{line}\n" for line in cohort.lines(card.get("cohort") or {}))
+    steps = ", ".join(step["name"] for step in card["views"]["policy"]["steps"])
     return f"""# Medical image backbone, pretrained with {card["method"].get("name")}
 
 ## Load
@@ -35,11 +39,12 @@ def model_card(card: Mapping[str, Any], use: str) -> str:
 
 ## Trained on
 - {counts["training_items"]} scans of {counts["training_patients"]} patients; corpus {card["inputs"]["store"]}
-- licence: {card["licence"]}
+{people}- licence: {card["licence"]}
 
 ## Trained how
 - method {dict(card["method"])}, {training["steps"]} steps of {training["world_batch"]} items
 - encoder {dict(card["encoder"])}, {counts["parameters"]} parameters
+- views by policy '{card["views"]["policy"]["name"]}': {steps}
 
 Safety rules overridden, with the reason given:
 {overrides}

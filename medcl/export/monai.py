@@ -14,24 +14,32 @@ from typing import Any
 import torch
 
 import medcl
+from medcl.encoders import MonaiForm
 from medcl.export.backbone import Backbone
 from medcl.export.model_card import model_card
-from medcl.export.monai_network import MonaiNetwork, describe
+from medcl.export.monai_into import write_into
+from medcl.export.monai_network import bundle_expression, describe
+from medcl.export.monai_transforms import as_transforms
 from medcl.export.proof import Proof, compare, count_matching
 from medcl.foundation.files import write_bytes, write_json, write_text
 
 NEXT = "monai.bundle.load('{out.name}', bundle_dir='{out.parent}', workflow_type='inference') in Python"
+OPTIONS = ("into",)
 TOLERANCE = 1e-5
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 
-def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
+def write(backbone: Backbone, source: Path, folder: Path, into: str | None = None) -> Proof:
     """Write configs/, models/model.pt and docs/; MONAI's own parser builds the network and loads it for the comparison.
 
-    model.pt is what MONAI asks for: a state dict that `torch.load(..., weights_only=True)` reads.
+    model.pt is what MONAI asks for: a state dict that `torch.load(..., weights_only=True)` reads. into: a segmentation network of MONAI's,
+    whose state dict is written instead of a bundle (see export/monai_into.py).
     """
+    if into is not None:
+        return write_into(backbone, into, folder)
     network = describe(backbone.encoder, "monai")
-    write_json(folder / "configs" / "inference.json", _inference(network))
+    transforms, notes = as_transforms(backbone.contract.recipe)
+    write_json(folder / "configs" / "inference.json", {**_inference(network), **_preprocessing(transforms)})
     write_json(folder / "configs" / "metadata.json", _metadata(backbone))
     write_text(
         folder / "docs" / "README.md", model_card(backbone.card, "Load it with `monai.bundle.load(..., workflow_type='inference')`.")
@@ -41,24 +49,23 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     write_bytes(folder / "models" / "model.pt", weights.getvalue())
     loaded = _load(folder)
     matching = count_matching(backbone.encoder.state_dict(), loaded.state_dict())
-    return compare("monai", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+    proof = compare("monai", backbone.encoder, loaded, backbone.examples(3), loaded=matching, tolerance=TOLERANCE)
+    return proof.warned(notes)
 
 
-def _inference(network: MonaiNetwork) -> dict[str, Any]:
-    """MONAI 1.6 gives a ResNet's blocks BatchNorm whatever `norm` says: the expression puts the right one there."""
-    replace = (
-        "$(lambda net: ([monai.networks.utils.replace_modules(net, name, (lambda channels: "
-        f"{network.norm_expression})(module.num_features)) for name, module in list(net.named_modules()) "
-        "if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)], net)[1])(@network_body)"
-    )
+def _inference(network: MonaiForm) -> dict[str, Any]:
     return {
-        "imports": ["$import monai", "$import torch"],
+        "imports": ["$import monai", "$import numpy", "$import torch"],
         "bundle_root": ".",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_body": {"_target_": f"monai.networks.nets.{network.name}", **network.arguments},
-        "network_def": replace,
+        "network_body": {"_target_": network.target, **network.arguments},
+        "network_def": bundle_expression(network),
         "network": "$@network_def.to(@device)",
     }
+
+
+def _preprocessing(transforms: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"preprocessing": {"_target_": "Compose", "transforms": transforms}} if transforms else {}
 
 
 def _metadata(backbone: Backbone) -> dict[str, Any]:
@@ -95,7 +102,7 @@ def _metadata(backbone: Backbone) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy.__version__,
-        "optional_packages_version": {},
+        "required_packages_version": {},
         "name": "medcl backbone",
         "task": "embedding of medical images",
         "description": f"Encoder pretrained by {card['method'].get('name')}; its contract is under medcl_contract",

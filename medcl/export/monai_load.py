@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 import json
+import runpy
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
-from monai.networks.nets.resnet import ResNet
 from monai.networks.utils import replace_modules
 from safetensors.torch import load_file
 
 
-def build(arguments: dict, norm: dict) -> torch.nn.Module:
-    """MONAI's ResNet with the given arguments, (batch, channel, *space) -> (batch, dim).
+def build(description: dict) -> torch.nn.Module:
+    """The network that config.json describes, with random weights; as an encoder, (batch, channel, *space) -> (batch, dim).
 
-    MONAI 1.6 gives the blocks BatchNorm whatever `norm` says (its pull request 9028): what it left is replaced.
-    norm: {"name": "group", "groups": n} or {"name": "instance"}.
+    target, arguments: the class and how it is called. norm: what MONAI's BatchNorm is replaced by under `prefix`: MONAI 1.6 gives a
+    ResNet's blocks BatchNorm whatever its `norm` says (its pull request 9028). drop: a classifier's last layer, taken out. output:
+    what the class returns, turned into an embedding by a forward hook; without it, the class returns what it always does.
     """
-    network = ResNet(**arguments)
+    network: torch.nn.Module = _class(description["target"])(**description["arguments"])
+    if description.get("drop"):
+        replace_modules(network, description["drop"], torch.nn.Identity())
+    if description.get("norm"):
+        _replace_norms(network, description["norm"], description.get("prefix", ""))
+    pools = {"tokens": lambda answer: answer[0].mean(1), "maps": lambda answer: answer[-1].flatten(2).mean(2)}
+    pool = pools.get(description.get("output", "embedding"))
+    if pool:
+        network.register_forward_hook(lambda module, inputs, answer: pool(answer))
+    return network.eval()
+
+
+def load(folder: str | Path, **changes: Any) -> torch.nn.Module:
+    """The network of this folder with its weights. changes: arguments of your own, such as out_channels=14.
+
+    Raises ValueError unless every tensor of the file has its place and every place under the prefix its tensor.
+    """
+    folder = Path(folder)
+    description = json.loads((folder / "config.json").read_text(encoding="utf-8"))["monai"]
+    network = build({**description, "arguments": {**description["arguments"], **changes}})
+    weights = load_file(folder / "model.safetensors")
+    answer = network.load_state_dict(weights, strict=False)
+    missing = [name for name in answer.missing_keys if name.startswith(description.get("prefix", ""))]
+    if not weights or missing or answer.unexpected_keys:
+        raise ValueError(f"loaded {len(weights) - len(answer.unexpected_keys)}/{len(weights)} tensors, {len(missing)} places stayed empty")
+    return network
+
+
+def _class(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    if module == "resenc_network":  # the file beside this one
+        return runpy.run_path(str(Path(__file__).with_name("resenc_network.py")))[name]
+    if not module.startswith("monai.networks.nets"):
+        raise ValueError(f"config.json names '{target}': only classes of monai.networks.nets are built")
+    return getattr(import_module(module), name)
+
+
+def _replace_norms(network: torch.nn.Module, norm: dict, prefix: str) -> None:
     for name, module in list(network.named_modules()):
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if name.startswith(prefix) and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             channels = module.num_features
             if norm["name"] == "group":
                 new = torch.nn.GroupNorm(norm["groups"], channels)
             else:
-                new = getattr(torch.nn, f"InstanceNorm{arguments['spatial_dims']}d")(channels, affine=True)
+                flat = isinstance(module, torch.nn.BatchNorm2d)
+                new = (torch.nn.InstanceNorm2d if flat else torch.nn.InstanceNorm3d)(channels, affine=True)
             replace_modules(network, name, new)
-    return network.eval()
-
-
-def load(folder: str | Path) -> torch.nn.Module:
-    """The network of this folder with its weights; raises where a tensor is missing or too many."""
-    folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    network = build(config["monai"]["arguments"], config["monai"]["norm"])
-    network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    return network

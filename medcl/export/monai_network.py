@@ -1,52 +1,45 @@
-"""The encoder as MONAI alone would build it: its class, its arguments, and the norm MONAI puts elsewhere."""
+"""The encoder as MONAI alone would build it, as JSON for a folder's config and as an expression for a bundle's."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
-from medcl.encoders import Encoder, ResNet
+from medcl.encoders import Encoder, MonaiForm
 from medcl.foundation.errors import UserError
 
-
-@dataclass(frozen=True)
-class MonaiNetwork:
-    """`monai.networks.nets.<name>(**arguments)`, every BatchNorm in it replaced by `norm` (see export/monai_load.py).
-
-    norm: {"name": "group", "groups": n} or {"name": "instance"}.
-    """
-
-    name: str
-    arguments: dict[str, Any]
-    norm: dict[str, Any]
-
-    @property
-    def norm_expression(self) -> str:
-        """The norm layer in Python, its channels called `channels`."""
-        if self.norm["name"] == "group":
-            return f"torch.nn.GroupNorm({self.norm['groups']}, channels)"
-        return f"torch.nn.InstanceNorm{self.arguments['spatial_dims']}d(channels, affine=True)"
+_POOL = {"tokens": "answer[0].mean(1)", "maps": "answer[-1].flatten(2).mean(2)"}
 
 
-def describe(encoder: Encoder, target: str) -> MonaiNetwork:
-    """Read MONAI's arguments off the network. Raises UserError for an encoder that MONAI has no class for."""
-    if not isinstance(encoder, ResNet):
+def describe(encoder: Encoder, target: str) -> MonaiForm:
+    """MONAI's form of the encoder. Raises UserError for one that MONAI has no class for."""
+    if encoder.monai is None:
         raise UserError(f"--to {target}: MONAI has no network of the kind '{type(encoder).__name__}'; use --to backbone or onnx")
-    stages = (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4)
-    norm, blocks = encoder.bn1, [next(stage.children()) for stage in stages]
-    grouped = isinstance(norm, nn.GroupNorm)
-    arguments = {
-        "block": "bottleneck" if hasattr(blocks[0], "conv3") else "basic",
-        "layers": [len(stage) for stage in stages],
-        "block_inplanes": [block.get_parameter("conv1.weight").shape[0] for block in blocks],
-        "spatial_dims": encoder.spatial_dims,
-        "n_input_channels": encoder.conv1.in_channels,
-        "conv1_t_size": encoder.conv1.kernel_size[0],
-        "conv1_t_stride": encoder.conv1.stride[0],
-        "no_max_pool": encoder.no_max_pool,
-        "feed_forward": False,
-        "norm": ["group", {"num_groups": norm.num_groups}] if grouped else ["instance", {"affine": True}],
-    }
-    return MonaiNetwork("ResNet", arguments, {"name": "group", "groups": norm.num_groups} if grouped else {"name": "instance"})
+    return encoder.monai
+
+
+def description(form: MonaiForm) -> dict[str, Any]:
+    """What `monai_load.build` reads."""
+    return {name: value for name, value in asdict(form).items() if value is not None}
+
+
+def bundle_expression(form: MonaiForm) -> str:
+    """The same steps as Python on `net`, for a bundle's config: it may name no class but MONAI's and torch's."""
+    steps = []
+    if form.drop:
+        steps.append(f"monai.networks.utils.replace_modules(net, '{form.drop}', torch.nn.Identity())")
+    if form.norm:
+        steps.append(
+            f"[monai.networks.utils.replace_modules(net, name, (lambda channels: {_norm(form)})(module.num_features)) for name, module in "
+            "list(net.named_modules()) if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]"
+        )
+    if form.output in _POOL:
+        steps.append(f"net.register_forward_hook(lambda module, inputs, answer: {_POOL[form.output]})")
+    return f"$(lambda net: ({', '.join([*steps, 'net'])},)[-1])(@network_body)"
+
+
+def _norm(form: MonaiForm) -> str:
+    assert form.norm is not None
+    if form.norm["name"] == "group":
+        return f"torch.nn.GroupNorm({form.norm['groups']}, channels)"
+    return f"torch.nn.InstanceNorm{form.arguments['spatial_dims']}d(channels, affine=True)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medcl.encoders import Encoder, SwinUNETREncoder
 from medcl.export.backbone import Backbone
 from medcl.export.proof import Proof, compare
 from medcl.foundation.errors import UserError
@@ -24,7 +26,8 @@ TOLERANCE = 1e-4
 def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     """Write `model.onnx`: `image` (batch, channel, *space) float32 -> `embedding` (batch, dim), and compare.
 
-    Any batch size; any space where the encoder takes any. Paths and stack traces that torch leaves in are removed.
+    Any batch size; any space where the encoder takes any, any multiples where it takes those; a Swin transformer's windows fix its space
+    to the contract's size. Paths and stack traces that torch leaves in are removed.
     Raises UserError where the extra is not installed.
     """
     try:
@@ -44,12 +47,14 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     weights = {
         initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in onnx.load(folder / "model.onnx").graph.initializer
     }
+    ours = {name: tensor for name, tensor in backbone.encoder.state_dict().items() if name not in _idle(backbone.encoder)}
     return compare(
         "onnx",
         backbone.encoder,
         lambda image: torch.from_numpy(np.asarray(session.run(None, {"image": image.numpy()})[0])),
-        backbone.examples(3),
-        loaded=_count(backbone.encoder.state_dict(), weights),
+        backbone.examples(3, fixed=_fixed(backbone.encoder)),
+        loaded=_count(ours, weights),
+        total=len(ours),
         tolerance=TOLERANCE,
     )
 
@@ -65,13 +70,19 @@ class _Embedding(nn.Module):
 
 def _trace(backbone: Backbone) -> Any:
     """The ONNX model. Space is dynamic only with sides that differ: torch takes equal ones for one and the same."""
-    image = backbone.examples(1)[0]
+    encoder = backbone.encoder
+    image = backbone.examples(1, fixed=_fixed(encoder))[0]
     axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
-    if backbone.encoder.any_size:
-        axes |= dict.fromkeys(range(2, image.dim()), torch.export.Dim.DYNAMIC)
-        image = torch.zeros(2, image.shape[1], *(length + 8 * axis for axis, length in enumerate(image.shape[2:])))
+    places = range(2, image.dim())
+    if encoder.any_size:
+        axes |= dict.fromkeys(places, torch.export.Dim.DYNAMIC)
+        space = [length + 8 * axis for axis, length in enumerate(image.shape[2:])]
+    elif encoder.multiple and not _fixed(encoder):
+        axes |= {place: encoder.multiple * torch.export.Dim(f"side_{place}", min=1, max=1024) for place in places}
+        space = [encoder.multiple * (2 + axis) for axis in range(len(places))]
     else:
-        image = torch.zeros(2, *image.shape[1:])
+        space = list(image.shape[2:])
+    image = torch.zeros(2, image.shape[1], *space)
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -106,7 +117,32 @@ def _strip(model: Any) -> None:
             node.doc_string = ""
 
 
+def _fixed(encoder: Encoder) -> bool:
+    """A Swin transformer's masks and windows become constants: with dynamic space, torch 2.13 fails after twenty minutes."""
+    return isinstance(encoder, SwinUNETREncoder)
+
+
+def _idle(encoder: Encoder) -> set[str]:
+    """Parameters that nothing computes with, and that never learn: no graph holds them."""
+    return {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+
+
 def _count(ours: dict[str, Tensor], theirs: dict[str, np.ndarray]) -> int:
-    """How many of our tensors are among the file's constants, by value: the exporter renames and reshapes."""
+    """How many of our tensors are among the file's constants, by value: the exporter renames, reshapes, transposes and folds."""
     found = {(array.size, array.tobytes()) for array in theirs.values()}
-    return sum((tensor.numel(), tensor.cpu().contiguous().numpy().tobytes()) in found for tensor in ours.values())
+    return sum(any((form.numel(), form.cpu().contiguous().numpy().tobytes()) in found for form in _forms(name, ours)) for name in ours)
+
+
+def _forms(name: str, tensors: dict[str, Tensor]) -> Iterator[Tensor]:
+    """What the exporter may make of a tensor. A Swin transformer's bias table and its index become one constant: the bias they give."""
+    tensor = tensors[name]
+    yield tensor
+    if tensor.dim() == 2:
+        yield tensor.t()
+    parent, _, last = name.rpartition(".")
+    if last in ("relative_position_bias_table", "relative_position_index"):
+        table, index = tensors[f"{parent}.relative_position_bias_table"], tensors[f"{parent}.relative_position_index"]
+        for count in range(1, len(index) + 1):  # tokens of a window; windows are smaller where the map is
+            bias = table[index[:count, :count].reshape(-1)].reshape(count, count, -1)
+            yield bias
+            yield bias.permute(2, 0, 1)

@@ -6,16 +6,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from medcl.export.backbone import Backbone, find_backbone, load_backbone, replace_folder
+from medcl.export.backbone import Backbone, check_seal, find_backbone, load_backbone, replace_folder, write_sealed_card
 from medcl.export.proof import Proof
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import CARD, hash_of_folder, sha256_of_file, write_card
+from medcl.foundation.files import CARD, hash_of_folder, read_card, sha256_of_file
 from medcl.foundation.progress import Progress, Silent
 
-# Each module has `write(backbone, source, folder) -> Proof` and NEXT, what the person does with the folder.
+GROUP = "medcl.exports"
+# Each module has `write(backbone, source, folder) -> Proof` and NEXT, what the person does with the folder. One with OPTIONS takes
+# those as keywords. Other packages add modules through entry points of the group.
 TARGETS: Mapping[str, str] = {
     "backbone": "medcl.export.backbone",
     "onnx": "medcl.export.onnx",
@@ -35,47 +38,91 @@ class Exported:
     next: str
 
 
-def export(run: str | Path, to: str, out: str | Path, progress: Progress | None = None) -> Exported:
+def targets() -> dict[str, str]:
+    """Every target, those of other packages too: name -> module."""
+    return {**TARGETS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}}
+
+
+def export(run: str | Path, to: str, out: str | Path, progress: Progress | None = None, **options: Any) -> Exported:
     """Write the backbone of a RUN (or a backbone folder) for other software, load it back there and compare.
 
-    to: a key of TARGETS. Raises UserError for a target that cannot take this encoder (with the reason) or a folder in
-    use, MedclError where what was loaded back does not answer as the backbone does; nothing is written then.
+    to: a key of `targets()`. options: what the target's module names in OPTIONS; None is as good as absent. Raises UserError for a target
+    that cannot take this encoder (with the reason) or a folder in use, MedclError where what was loaded back does not answer as the
+    backbone does; nothing is written then.
     """
     progress = progress or Silent()
     out = Path(out)
-    if to not in TARGETS:
-        raise UserError(f"--to {to}: expected one of {', '.join(TARGETS)}")
+    known = targets()
+    if to not in known:
+        raise UserError(f"--to {to}: expected one of {', '.join(known)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists and is not empty; name a new folder, or remove this one")
     folder = find_backbone(run)
     backbone = load_backbone(folder)
-    module = import_module(TARGETS[to])
+    module = import_module(known[to])
+    given = _options(module, to, options)
     progress.say(f"writing {to} and loading it back")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        proof = module.write(backbone, folder, partial)
-        _seal(partial, folder, backbone, to, proof)
+        proof = module.write(backbone, folder, partial, **given)
+        _seal(partial, folder, backbone, {"to": to} | {name: Path(value).name for name, value in given.items()}, proof)
         replace_folder(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Exported(out, proof.to_card(), [f"{to}: {out}", proof.line()], module.NEXT.format(out=out))
+    warnings = [f"note: {warning}" for warning in proof.warnings]
+    return Exported(out, proof.to_card(), [f"{to}: {out}", proof.line(), *warnings], module.NEXT.format(out=out))
 
 
-def _seal(partial: Path, source: Path, backbone: Backbone, to: str, proof: Proof) -> None:
+def check_export(folder: str | Path) -> Exported:
+    """Verify a folder that `export` wrote: every file its card names, by SHA-256, no file more, weights that can be parsed.
+
+    Raises UserError naming the file that is missing, altered or was added.
+    """
+    folder = Path(folder)
+    card = read_card(folder, "export", "backbone")
+    if card["kind"] == "backbone":
+        backbone = load_backbone(folder)
+        return Exported(folder, backbone.card["proof"], [f"{folder}: a whole backbone of {backbone.dim} numbers"], "")
+    check_seal(folder, card, again="export again")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {CARD}
+    for name in sorted(present ^ set(card["files"])):
+        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
+    for name, digest in card["files"].items():
+        if sha256_of_file(folder / name) != digest:
+            raise UserError(f"{folder / name}: altered since the export (its SHA-256 is not the card's); export again")
+    return Exported(folder, card["proof"], [f"{folder}: {len(card['files'])} files as the card says", _line(card["proof"])], "")
+
+
+def _line(proof: Mapping[str, Any]) -> str:
+    return Proof(**{**proof, "warnings": tuple(proof["warnings"])}).line()
+
+
+def _options(module: Any, to: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in getattr(module, "OPTIONS", ()):
+            raise UserError(f"--{name}: --to {to} takes no such option; leave it out")
+    return given
+
+
+def _seal(partial: Path, source: Path, backbone: Backbone, settings: Mapping[str, Any], proof: Proof) -> None:
     """Write the export's card; the copy of a backbone keeps its own."""
     if (partial / CARD).exists():
         return
     files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    kept = {key: backbone.card[key] for key in ("contract", "encoder", "method", "training", "views", "licence", "metrics")}
-    write_card(
+    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics")
+    kept = {key: backbone.card[key] for key in names if key in backbone.card}
+    write_sealed_card(
         partial,
         "export",
-        inputs={"backbone": hash_of_folder(source)},
-        settings={"to": to},
-        counts={"files": len(files), "tensors": proof.loaded},
-        proof=proof.to_card(),
-        files={name: sha256_of_file(partial / name) for name in files},
-        **kept,
+        {
+            "inputs": {"backbone": hash_of_folder(source)},
+            "settings": dict(settings),
+            "counts": {"files": len(files), "tensors": proof.loaded},
+            "proof": proof.to_card(),
+            "files": {name: sha256_of_file(partial / name) for name in files},
+            **kept,
+        },
     )

@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from medcl.foundation.errors import UserError
@@ -19,6 +21,18 @@ class Bound:
     low: float
     high: float
     reason: str
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The rules of a modality that another package adds, by an entry point of the group `medcl.modalities`.
+
+    forbidden: effect -> why. bounds: (effect, setting) -> the range its values must stay in. See FORBIDDEN and BOUNDS.
+    """
+
+    name: str
+    forbidden: Mapping[str, str]
+    bounds: Mapping[tuple[str, str], Bound]
 
 
 HU = "Hounsfield units are physical"
@@ -242,9 +256,19 @@ class Breach:
 
 def breaches(steps: Iterable[Step], modality: str, paired: bool) -> list[Breach]:
     """Everything that is unsafe about the steps, in their order. Raises UserError for an unknown modality."""
+    _learn_modalities()
     if modality not in FORBIDDEN:
-        raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(MODALITIES)}")
+        raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
     return [breach for step in steps for breach in _breaches_of(step, modality, paired)]
+
+
+@cache
+def _learn_modalities() -> None:
+    """Add the modalities of other packages; none of them can loosen the rules of one that is here."""
+    for entry in entry_points(group="medcl.modalities"):
+        added: Modality = entry.load()
+        FORBIDDEN.setdefault(added.name, dict(added.forbidden))
+        BOUNDS.setdefault(added.name, dict(added.bounds))
 
 
 def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:

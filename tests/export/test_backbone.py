@@ -52,6 +52,36 @@ def test_card_says_what_the_contract_page_promises(volume_backbone):
     assert load_backbone(volume_backbone).contract.extent_mm == (60.0, 60.0, 60.0)
 
 
+def test_the_cohort_is_counted_and_nobody_is_singled_out(tmp_path):
+    from medcl.export.cohort import count_cohort
+    from medcl.export.model_card import model_card
+
+    items = pd.DataFrame(
+        {
+            "patient_key": [f"p{number // 2}" for number in range(40)],
+            "pixel_hash": [str(number) for number in range(40)],
+            "modality": ["ct"] * 40,
+            "sex": ["F"] * 32 + ["M"] * 6 + [""] * 2,
+            "age_years": [34.0] * 20 + [float("nan")] * 10 + [89.0] * 10,
+            "scanner": ["A"] * 39 + ["B"],
+            "report_id": ["secret"] * 40,
+        }
+    )
+    counted = count_cohort(items)
+    assert counted == {
+        "modality": {"ct": 20},
+        "scanner": {"A": 20, "B": "fewer than 5"},
+        "age_band": {"30-39": 10, "80+": 5, "unknown": 5},
+        "sex": {"F": 16, "M": "fewer than 5", "unknown": "fewer than 5"},
+    }
+    make_backbone(tmp_path / "bb", items=items)
+    card = json.loads((tmp_path / "bb" / "card.json").read_text())
+    assert card["cohort"] == counted and card["counts"]["training_patients"] == 20
+    text = model_card(card, "")
+    assert "- sex (patients): F 16, M fewer than 5, unknown fewer than 5" in text and "views by policy 'ct': crop" in text
+    assert not any(word in text or word in json.dumps(card) for word in ("secret", "p19"))
+
+
 def test_same_training_same_bytes_and_training_items_without_ids(tmp_path):
     make_backbone(tmp_path / "one")
     make_backbone(tmp_path / "two")

@@ -165,6 +165,18 @@ def test_table_has_a_row_per_volume_and_no_names(volume_backbone, tmp_path, suff
     assert again.read_bytes() == content
 
 
+@pytest.mark.slow
+def test_processes_side_by_side_write_the_same_table(volume_backbone, tmp_path):
+    """Two processes, each with its own torch; refusals come back from them as they are."""
+    scans = [write_nifti(tmp_path / f"{number}.nii.gz", ct_volume(number)) for number in range(3)]
+    scans.append(write_nifti(tmp_path / "BAD.nii.gz", Volume(np.clip(ct_volume().array, 0, 1), ct_volume().affine, "ct", "HU")))
+    answers = [embed_files(volume_backbone, scans, tmp_path / f"{jobs}.npz", jobs=jobs) for jobs in (1, 2)]
+    assert answers[0].refused == answers[1].refused and len(answers[0].refused) == 1
+    one, two = (np.load(tmp_path / f"{jobs}.npz") for jobs in (1, 2))
+    assert one["scan"].tolist() == two["scan"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(one["embedding"], two["embedding"], rtol=1e-5, atol=1e-6)
+
+
 def test_nothing_to_write_raises_the_first_reason(volume_backbone, tmp_path):
     bad = write_nifti(tmp_path / "bad.nii.gz", Volume(np.clip(ct_volume().array, 0, 1), ct_volume().affine, "ct", "HU"))
     with pytest.raises(UserError, match=r"bad.nii.gz, volume 0: units 'arbitrary'"):

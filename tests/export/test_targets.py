@@ -140,11 +140,30 @@ def test_unknown_target_and_missing_run(tmp_path, volume_backbone):
 
 
 def test_the_command_line_offers_exactly_these_targets():
-    from typing import get_args
+    from medcl import cli
 
-    from medcl.cli import Target
+    assert set(cli.TARGETS) == set(TARGETS)
 
-    assert set(get_args(Target)) == set(TARGETS)
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["--to", "onnx", "--out", "out", "--into", "UNETR"], "--into: --to onnx takes no such option"),
+        (["--to", "monai", "--out", "out", "--into", "UNet"], "--into UNet: expected one of SwinUNETR, UNETR"),
+        (["--to", "monai", "--out", "out", "--into", "UNETR"], "encoder.name is 'resnet', and UNETR holds a vit"),
+        (["--to", "onnx"], "needs RUN, --to and --out"),
+        (["--check", "out"], "leave out RUN"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(volume_backbone, tmp_path, monkeypatch, capsys, line, message):
+    from medcl import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["medcl", "export", str(volume_backbone), *line])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("depth", "norm"), [(18, "group"), (34, "instance"), (50, "group"), (50, "instance")])
