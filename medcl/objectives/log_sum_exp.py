@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medcl.objectives.rows import Rows, similarities, spans
+from medcl.objectives.rows import Rows, hides_some, similarities, spans
 
 SIDE = 512  # rows and columns of a tile that is visited twice
+SAFE = 40.0  # exp of this and of its negative, and sums of them, are far from float32's ends
 TILE = 2**20  # numbers in a tile that is as wide as all candidates
 
 
@@ -50,11 +51,12 @@ class _OneWay(torch.autograd.Function):
         height = min(max(1, TILE // bounds[-1]), len(left))
         memory = vectors[0].new_empty(height, bounds[-1])
         found = vectors[0].new_empty(len(left))
+        hides = [hides_some(left, candidates) for candidates in right]
         for rows in spans(len(left), height):
             tile = memory[: rows.stop - rows.start]
             parts = [tile[:, start:stop] for start, stop in itertools.pairwise(bounds)]
-            for candidates, part in zip(right, parts, strict=True):
-                similarities(left, candidates, rows, slice(None), out=part)
+            for candidates, part, some in zip(right, parts, hides, strict=True):
+                similarities(left, candidates, rows, slice(None), some, out=part)
             peak = tile.amax(dim=1, keepdim=True)
             total = tile.sub_(peak).exp_().sum(dim=1, keepdim=True)
             found[rows] = (peak + total.log())[:, 0]
@@ -79,15 +81,11 @@ class _BothWays(torch.autograd.Function):
     def forward(
         ctx: Any, left: Rows, right: Rows | None, down: Tensor, across: Tensor, *vectors: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        by_row = left.vectors.new_full((len(left),), -torch.inf)
-        by_column = by_row if right is None else left.vectors.new_full((len(right),), -torch.inf)
-        for rows, columns, tile in _tiles(left, right):
-            by_row[rows] = torch.logaddexp(by_row[rows], tile.logsumexp(dim=1))
-            if right is not None or rows != columns:
-                by_column[columns] = torch.logaddexp(by_column[columns], tile.logsumexp(dim=0))
+        table = _Table(left, right)
+        by_row, by_column = table.log_sum_exp()
         gradients = [None if part is None else torch.zeros_like(part) for part in vectors]
         if any(ctx.needs_input_grad):
-            _both_gradients(left, right, by_row - down.log(), by_column - across.log(), gradients)
+            _add_gradients(table, by_row - down.log(), by_column - across.log(), gradients)
         total = (down * by_row).sum()
         if right is not None:
             total = total + (across * by_column).sum()
@@ -99,29 +97,64 @@ class _BothWays(torch.autograd.Function):
         return None, None, None, None, *_times(ctx, upstream[0])
 
 
-def _both_gradients(left: Rows, right: Rows | None, by_row: Tensor, by_column: Tensor, gradients: list[Tensor | None]) -> None:
+class _Table:
+    """All similarities of left and right rows, tile by tile. plain: none is too large for exp itself, so that one exp serves both ways."""
+
+    def __init__(self, left: Rows, right: Rows | None) -> None:
+        self.left, self.right, self.symmetric = left, left if right is None else right, right is None
+        self.hides = hides_some(self.left, self.right)
+        longest = [float(rows.vectors.norm(dim=1).max()) for rows in (self.left, self.right)]
+        self.plain = longest[0] * longest[1] < SAFE
+
+    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        memory = self.left.vectors.new_empty(SIDE * SIDE)
+        for rows in spans(len(self.left), SIDE):
+            for columns in spans(len(self.right), SIDE):
+                if self.symmetric and columns.start < rows.start:
+                    continue
+                shape = rows.stop - rows.start, columns.stop - columns.start
+                tile = similarities(self.left, self.right, rows, columns, self.hides, out=memory[: shape[0] * shape[1]].view(shape))
+                if self.symmetric and rows == columns:
+                    tile.fill_diagonal_(torch.finfo(tile.dtype).min / 2)
+                yield rows, columns, tile
+
+    def log_sum_exp(self) -> tuple[Tensor, Tensor]:
+        """Of each row and each column; of a symmetric table one tensor twice."""
+        start = 0.0 if self.plain else -torch.inf
+        by_row = self.left.vectors.new_full((len(self.left),), start)
+        by_column = by_row if self.symmetric else by_row.new_full((len(self.right),), start)
+        for rows, columns, tile in self.tiles():
+            both = not self.symmetric or rows != columns
+            if self.plain:
+                tile.exp_()
+                by_row[rows] += tile.sum(dim=1)
+                if both:
+                    by_column[columns] += tile.sum(dim=0)
+            else:
+                by_row[rows] = torch.logaddexp(by_row[rows], tile.logsumexp(dim=1))
+                if both:
+                    by_column[columns] = torch.logaddexp(by_column[columns], tile.logsumexp(dim=0))
+        if self.plain:
+            # A row that is compared with nothing has the sum 0 and no weight.
+            floor = torch.finfo(by_row.dtype).tiny
+            by_row = by_row.clamp_(min=floor).log_()
+            by_column = by_row if self.symmetric else by_column.clamp_(min=floor).log_()
+        return by_row, by_column
+
+
+def _add_gradients(table: _Table, by_row: Tensor, by_column: Tensor, gradients: list[Tensor | None]) -> None:
     """Add each tile's part. by_row, by_column: log-sum-exp less the logarithm of the weight, so that one exp gives weight times share."""
-    for rows, columns, tile in _tiles(left, right):
-        share = torch.exp(tile - by_row[rows, None])
-        share += tile.sub_(by_column[columns]).exp_()
-        others, gradient = (left, gradients[0]) if right is None else (right, gradients[1])
-        gradients[0][rows].addmm_(share, others.vectors[columns])  # type: ignore[index]
-        if right is not None or rows != columns:
-            gradient[columns].addmm_(share.T, left.vectors[rows])  # type: ignore[index]
-
-
-def _tiles(left: Rows, right: Rows | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    others = left if right is None else right
-    memory = left.vectors.new_empty(SIDE * SIDE)
-    for rows in spans(len(left), SIDE):
-        for columns in spans(len(others), SIDE):
-            if right is None and columns.start < rows.start:
-                continue
-            shape = rows.stop - rows.start, columns.stop - columns.start
-            tile = similarities(left, others, rows, columns, out=memory[: shape[0] * shape[1]].view(shape))
-            if right is None and rows == columns:
-                tile.fill_diagonal_(torch.finfo(tile.dtype).min / 2)
-            yield rows, columns, tile
+    scale = (-by_row).exp(), (-by_column).exp()
+    gradient = gradients[0] if table.symmetric else gradients[1]
+    for rows, columns, tile in table.tiles():
+        if table.plain:
+            share = tile.exp_().mul_(scale[0][rows, None] + scale[1][columns])
+        else:
+            share = torch.exp(tile - by_row[rows, None])
+            share += tile.sub_(by_column[columns]).exp_()
+        gradients[0][rows].addmm_(share, table.right.vectors[columns])  # type: ignore[index]
+        if not table.symmetric or rows != columns:
+            gradient[columns].addmm_(share.T, table.left.vectors[rows])  # type: ignore[index]
 
 
 def _ended(ctx: Any, gradients: list[Tensor | None], *results: Tensor) -> Any:

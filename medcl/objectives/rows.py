@@ -30,9 +30,21 @@ class Rows:
         return replace(self, vectors=vectors if factor is None else vectors * factor)
 
 
-def similarities(left: Rows, right: Rows, rows: slice, columns: slice, out: Tensor | None = None) -> Float[Tensor, "rows columns"]:
-    """Scalar products of a tile; as good as minus infinity where two rows are not compared."""
+def hides_some(left: Rows, right: Rows) -> bool:
+    """Whether any two rows are not compared: a patient with several items, or with keys in a queue. Mostly there is none."""
+    if left.item is None or right.item is None:
+        return bool(torch.isin(left.patient, right.patient).any())
+    pairs = torch.stack([torch.cat([left.patient, right.patient]), torch.cat([left.item, right.item])], dim=1)
+    return len(torch.unique(pairs, dim=0)) > len(torch.unique(pairs[:, 0]))
+
+
+def similarities(
+    left: Rows, right: Rows, rows: slice, columns: slice, hides: bool, out: Tensor | None = None
+) -> Float[Tensor, "rows columns"]:
+    """Scalar products of a tile; where `hides_some`, as good as minus infinity for two rows that are not compared."""
     tile = torch.mm(left.vectors[rows], right.vectors[columns].T, out=out)
+    if not hides:
+        return tile
     hidden = left.patient[rows, None] == right.patient[columns]
     if left.item is not None and right.item is not None:
         hidden &= left.item[rows, None] != right.item[columns]
@@ -48,10 +60,10 @@ def positives(left: Rows, right: Rows, *, itself: bool) -> tuple[Float[Tensor, "
     """
     if left.item is None or right.item is None:
         return torch.zeros_like(left.vectors), torch.zeros_like(left.patient)
-    codes = torch.unique(torch.cat([left.item, right.item]), return_inverse=True)[1]
+    items, codes = torch.unique(torch.cat([left.item, right.item]), return_inverse=True)
     own, other = codes[: len(left)], codes[len(left) :]
-    sums = right.vectors.new_zeros(len(codes), right.vectors.shape[1]).index_add(0, other, right.vectors).index_select(0, own)
-    counts = torch.bincount(other, minlength=len(codes))[own]
+    sums = right.vectors.new_zeros(len(items), right.vectors.shape[1]).index_add_(0, other, right.vectors).index_select(0, own)
+    counts = torch.bincount(other, minlength=len(items))[own]
     return (sums - right.vectors, counts - 1) if itself else (sums, counts)
 
 

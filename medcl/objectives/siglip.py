@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medcl.objectives.log_sum_exp import TILE
-from medcl.objectives.rows import Rows, positives, similarities, spans
+from medcl.objectives.rows import Rows, hides_some, positives, similarities, spans
 
 
 def siglip(left: Rows, right: Rows, *, scale: float | Tensor, bias: float | Tensor) -> Float[Tensor, ""]:
@@ -35,9 +35,9 @@ class _SoftplusSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Rows, right: Rows, bias: Tensor, *vectors: Tensor) -> Tensor:
         gradients = [torch.zeros_like(bias), *(torch.zeros_like(part) for part in vectors)]
-        total = torch.zeros_like(bias)
+        total, hides = torch.zeros_like(bias), hides_some(left, right)
         for rows in spans(len(left), max(1, TILE // len(right))):
-            tile = similarities(left, right, rows, slice(None)).add_(bias)
+            tile = similarities(left, right, rows, slice(None), hides).add_(bias)
             total += F.softplus(tile).sum()
             share = tile.sigmoid_()
             gradients[0] += share.sum()

@@ -40,12 +40,14 @@ def _by_loop(anchors: Rows, candidates: list[Rows], temperature: float, itself: 
     return sum(losses) / len(losses) if losses else 0.0
 
 
-@pytest.fixture(params=["whole", "tiled"])
+@pytest.fixture(params=["whole", "tiled", "careful"])
 def tiles(request, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with tiles so small that rows of the tests cross their borders."""
-    if request.param == "tiled":
+    """Also with tiles so small that rows of the tests cross their borders, and as if similarities were too large for exp."""
+    if request.param != "whole":
         monkeypatch.setattr(log_sum_exp, "SIDE", 3)
         monkeypatch.setattr(log_sum_exp, "TILE", 20)
+    if request.param == "careful":
+        monkeypatch.setattr(log_sum_exp, "SAFE", 0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
