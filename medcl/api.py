@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medcl.encoders import Encoder, build_seeded
 from medcl.encoders import tokenizer as tokens
@@ -23,16 +26,17 @@ from medcl.loading.texts import ReportTexts, report_of_rows
 from medcl.methods import ConVIRTConfig, Method
 from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from
 from medcl.store.volume_store import VolumeStore
-from medcl.training.launch import joined
+from medcl.training.launch import here, joined
 from medcl.training.loop import TrainResult, train
 from medcl.training.metrics import read_metrics
-from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, Watcher
+from medcl.training.rehearsal import Rehearsal, rehearse
+from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, Watcher
 from medcl.views.batched import ViewMaker
 
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
-SPEED = ("items_per_s", "waiting_share", "gpu_memory_gib")
+SPEED = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib")
 # What may change between two starts of one run: none of it touches what is learned.
-FREE = ("workers", "pieces", "checkpoint_every", "log_every", "probe_every", "time_limit_s", "on_collapse")
+FREE = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_collapse")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,27 @@ def pretrain(path: Path | str, overrides: Overrides = (), *, out: Path | str | N
         return Run(folder, folder / "backbone", _lines(folder, result) if place.rank == 0 else [])
 
 
+def rehearse_pretraining(
+    path: Path | str, overrides: Overrides = (), *, out: Path | str | None = None, progress: Progress | None = None
+) -> tuple[Rehearsal, list[str]]:
+    """What `pretrain` with the same arguments would take, from ten steps on this process; nothing is written.
+
+    Returns the figures and lines for a person. Raises UserError where the run cannot fit into memory or on the disk, and what
+    `pretrain` would raise for wrong settings or data.
+    """
+    settings = load_pretrain(path, overrides)
+    folder = Path(out) if out else Path("runs") / Path(path).stem
+    run = _Pretraining(settings, VolumeStore(settings.store), folder, progress or Silent())
+    figures = rehearse(run.method, run.batches(here().device), settings.training, here())
+    free = shutil.disk_usage(next(parent for parent in [folder, *folder.absolute().parents] if parent.is_dir())).free
+    if figures.checkpoints_bytes > free:
+        raise UserError(
+            f"--out {folder}: checkpoints need {_size(figures.checkpoints_bytes)} and {_size(free)} are free there; take another --out, "
+            "make room or lower training.keep.last"
+        )
+    return figures, _expected(figures, free, run.maker.overrides)
+
+
 def evaluate(path: Path | str, overrides: Overrides = (), *, out: Path | str | None = None, progress: Progress | None = None) -> Study:
     """Run a label-efficiency study as a YAML says, and make its page; the same call again goes on where it stopped."""
     from medcl.evaluation.study import run_study
@@ -114,8 +139,22 @@ class _Pretraining:
 
     def learn(self, place: Any) -> TrainResult:
         """The loop, with everything handed in."""
+        return train(
+            self.method,
+            self.batches(place.device),
+            self.settings.training,
+            folder=self.folder,
+            place=place,
+            watchers=self._watchers(),
+            on_save=self.save_backbone,
+            weights=self.settings.initial,
+            progress=self.progress,
+        )
+
+    def batches(self, device: torch.device) -> Batches:
+        """This process's batches of every step."""
         training = self.settings.training
-        batches = Batches(
+        return Batches(
             self.store,
             self.maker,
             num_views=self.method.num_views,
@@ -124,18 +163,7 @@ class _Pretraining:
             workers=training.workers,
             rows=self.rows,
             texts=self._texts(),
-            pin=place.device.type == "cuda",
-        )
-        return train(
-            self.method,
-            batches,
-            training,
-            folder=self.folder,
-            place=place,
-            watchers=self._watchers(),
-            on_save=self.save_backbone,
-            weights=self.settings.initial,
-            progress=self.progress,
+            pin=device.type == "cuda",
         )
 
     def save_backbone(self, step: int, method: Method) -> None:
@@ -168,10 +196,10 @@ class _Pretraining:
 
     def _same_as_before(self, inputs: dict[str, str]) -> None:
         # Read back through the settings, so that one added since then counts as its default.
-        before = yaml_settings.load(type(self.settings), self.folder / CONFIG).model_dump(mode="json")
+        before = yaml_settings.load(PretrainConfig, self.folder / CONFIG).model_dump(mode="json")
         now = self.settings.model_dump(mode="json")
         changed = sorted(key for key in {*_flat(before), *_flat(now)} if _flat(before).get(key) != _flat(now).get(key))
-        changed = [key for key in changed if key.removeprefix("training.") not in FREE]
+        changed = [key for key in changed if key.removeprefix("training.").split(".")[0] not in FREE]
         if changed:
             shown = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now).get(key)}" for key in changed[:3])
             raise UserError(
@@ -187,7 +215,10 @@ class _Pretraining:
     def _texts(self) -> ReportTexts | None:
         if not self.method.uses_text:
             return None
-        return ReportTexts(self._report_texts(), tokens.load(self.folder / TOKENIZER), self._text_settings().length)
+        # A rehearsal has no folder yet.
+        known = (self.folder / TOKENIZER).is_file()
+        tokenizer = tokens.load(self.folder / TOKENIZER) if known else self._train_tokenizer()
+        return ReportTexts(self._report_texts(), tokenizer, self._text_settings().length)
 
     def _report_texts(self) -> list[str]:
         assert self.store.reports is not None
@@ -199,7 +230,7 @@ class _Pretraining:
 
     def _watchers(self) -> Sequence[Watcher]:
         training = self.settings.training
-        watchers: list[Watcher] = [CollapseWatch(training.on_collapse, self.progress)]
+        watchers: list[Watcher] = [CollapseWatch(training.on_collapse, self.progress), LearningWatch(self.progress)]
         probe = self._probe()
         if probe is not None:
             watchers.append(ProbeWatch(training.probe_every, probe))
@@ -224,8 +255,28 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
 
 
+def _expected(figures: Rehearsal, free: int, overrides: dict[str, str]) -> list[str]:
+    waiting = figures.waiting_s / figures.step_s
+    return [
+        f"{figures.parameters:,} parameters learn",
+        f"memory: {_size(figures.memory_bytes)} at most in the steps that were tried",
+        f"disk: {_size(figures.checkpoints_bytes)} of checkpoints, {_size(free)} free",
+        f"time: {figures.num_steps} steps of {figures.step_s:.2f} s, {timedelta(seconds=round(figures.run_s))} in all; {waiting:.0%} of it "
+        "waiting for data; probes and checkpoints come on top",
+        *(f"override in force: {text}" for text in overrides.values()),
+        "no safety override in force" if not overrides else f"{len(overrides)} safety overrides in force",
+        "nothing was written",
+    ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"
+
+
 def _lines(folder: Path, result: TrainResult) -> list[str]:
-    shown = {name: result.figures[name] for name in ("loss", "probe/accuracy", "collapse/effective_rank") if name in result.figures}
+    shown = {
+        name: result.figures[name] for name in ("loss", "probe/balanced_accuracy", "collapse/effective_rank") if name in result.figures
+    }
     figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
     return [
         f"{result.steps} steps done; {figures}",

@@ -175,14 +175,21 @@ def pretrain(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on which store.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The RUN folder; without it, runs/ and the config's name.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take, from ten steps: memory, disk, time.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Pretrain a backbone. The same line again goes on where it stopped."""
     with Conversation("pretrain", as_json, quiet) as talk:
         from medcl.api import pretrain as run_pretraining
+        from medcl.api import rehearse_pretraining
 
-        run = run_pretraining(config, overrides or [], out=out or Path("runs") / config.stem, progress=talk.progress)
+        folder = out or Path("runs") / config.stem
+        if dry_run:
+            figures, lines = rehearse_pretraining(config, overrides or [], out=folder, progress=talk.progress)
+            talk.done(lines, vars(figures), next=" ".join(["medcl pretrain", str(config), *(overrides or []), f"--out {folder}"]))
+            return
+        run = run_pretraining(config, overrides or [], out=folder, progress=talk.progress)
         follow = f"medcl evaluate STUDY.yaml inits.pretrained={run.backbone}, or medcl export {run.folder} --to onnx --out onnx/"
         talk.done(run.lines, {"run": run.folder, "backbone": run.backbone}, next=follow)
 

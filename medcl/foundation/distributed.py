@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -37,6 +39,22 @@ def any_process(flag: bool, device: torch.device | None = None) -> bool:
     value = torch.tensor([int(flag)], device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def lost_ranks(wait_s: float = 10.0) -> list[int]:
+    """After a collective failed: the ranks that do not say within `wait_s` that they are still there. Every survivor calls it."""
+    store = dist.distributed_c10d._get_default_store()
+    deadline, lost = time.monotonic() + wait_s, []
+    try:
+        store.set(f"medcl/survivor/{rank()}", "here")
+        for other in range(world_size()):
+            try:
+                store.wait([f"medcl/survivor/{other}"], timedelta(seconds=max(deadline - time.monotonic(), 0.1)))
+            except dist.DistStoreError:
+                lost.append(other)
+    except dist.DistNetworkError:
+        return [0]  # the first rank keeps the store
+    return lost
 
 
 def gather(tensor: Tensor) -> Tensor:

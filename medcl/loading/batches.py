@@ -195,6 +195,10 @@ class Batches:
                 self.maker.render(self.store, row, parameters, out)
         except MedclError as error:
             raise type(error)(f"step {key[1]}, row {row} of the store: {error}") from error
+        except MemoryError as error:
+            raise UserError(
+                f"step {key[1]}: out of memory while row {row} of the store was read; lower training.workers or training.world_batch"
+            ) from error
         except Exception as error:
             raise DataError(
                 f"step {key[1]}: row {row} of the store (volume {self._volume(row)}) gave no view: {type(error).__name__}: {error}; "

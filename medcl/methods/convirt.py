@@ -13,9 +13,9 @@ from medcl.encoders.text_transformer import TextTransformerConfig
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Batch, StepOutput, Text
 from medcl.methods.method import Method
-from medcl.methods.parts import RunningMoments, different_patients, standardised, unit
+from medcl.methods.parts import RunningMoments, standardised, unit
 from medcl.monitoring.collapse import alignment
-from medcl.objectives.info_nce import info_nce
+from medcl.objectives import Rows, info_nce_both_ways
 
 
 class ConVIRTConfig(Settings):
@@ -71,12 +71,13 @@ class ConVIRT(Method):
         """InfoNCE both ways; the positive of an image is the sentence drawn for it."""
         seen, told, item, patient = embeddings
         image, text = unit(standardised(seen)), unit(standardised(told))
-        positive = item[:, None] == item[None, :]
-        valid = positive | different_patients(patient, patient)
-        to_text = info_nce(image, text, positive, temperature=self.config.temperature, valid=valid)
-        to_image = info_nce(text, image, positive, temperature=self.config.temperature, valid=valid)
-        loss = self.config.image_weight * to_text + (1 - self.config.image_weight) * to_image
-        scalars = {"alignment": alignment(image, text), "loss_image_to_text": to_text.detach(), "loss_text_to_image": to_image.detach()}
+        loss, to_text, to_image = info_nce_both_ways(
+            Rows(image, item, patient),
+            Rows(text, item, patient),
+            temperature=self.config.temperature,
+            left_weight=self.config.image_weight,
+        )
+        scalars = {"alignment": alignment(image, text), "loss_image_to_text": to_text, "loss_text_to_image": to_image}
         return StepOutput(loss, image.detach(), scalars, carry=(seen.detach(), told.detach()))
 
     def after_step(self, output: StepOutput, progress: float) -> None:

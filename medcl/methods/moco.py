@@ -14,9 +14,9 @@ from medcl.encoders.heads import ProjectionHead
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
-from medcl.methods.parts import KeyQueue, Teacher, different_patients, standardised, unit
+from medcl.methods.parts import KeyQueue, Teacher, standardised, unit
 from medcl.monitoring.collapse import alignment
-from medcl.objectives.info_nce import info_nce
+from medcl.objectives import Rows, info_nce
 
 
 class MoCoConfig(Settings):
@@ -64,16 +64,10 @@ class MoCo(Method):
         """InfoNCE: one positive, the own key; negatives are the batch's and the queue's keys of other patients."""
         projected, target, patient = embeddings
         query, key = unit(standardised(projected)), unit(standardised(target))
-        own = torch.eye(len(query), dtype=torch.bool, device=query.device)
-        queued = different_patients(patient, self.queue.patients) & self.queue.valid()
-        loss = info_nce(
-            query,
-            torch.cat([key, self.queue.keys]),
-            torch.cat([own, torch.zeros_like(queued)], dim=1),
-            temperature=self.config.temperature,
-            valid=torch.cat([own | different_patients(patient, patient), queued], dim=1),
-        )
-        scalars = {"alignment": alignment(query, key), "queue_filled": self.queue.valid().float().mean()}
+        own = torch.arange(len(query), device=query.device)
+        keys, patients = self.queue.filled()
+        loss = info_nce(Rows(query, own, patient), Rows(key, own, patient), Rows(keys, None, patients), temperature=self.config.temperature)
+        scalars = {"alignment": alignment(query, key), "queue_filled": len(keys) / len(self.queue.keys)}
         return StepOutput(loss, query.detach(), scalars, carry=(key, patient))
 
     def after_step(self, output: StepOutput, progress: float) -> None:

@@ -1,4 +1,4 @@
-"""What several methods need: who is whose positive, a momentum teacher, a queue of keys."""
+"""What several methods need: standardised embeddings, a momentum teacher, a queue of keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from medcl.encoders.contract import Encoder
@@ -65,11 +65,6 @@ class RunningMoments(nn.Module):
         self.count += 1
 
 
-def different_patients(left: Int64[Tensor, " n"], right: Int64[Tensor, " m"]) -> Bool[Tensor, "n m"]:
-    """Which pairs may be negatives: another scan of the same patient is neither positive nor negative."""
-    return left[:, None] != right[None, :]
-
-
 class Teacher(nn.Module):
     """A frozen copy of backbone and head that follows them slowly: `teacher = m teacher + (1 - m) student` (MoCo, eq. 2)."""
 
@@ -92,13 +87,20 @@ class Teacher(nn.Module):
         # One fused call: four times faster than a loop over the tensors of a ResNet-50.
         torch._foreach_lerp_(teacher, student, 1 - (self.momentum if momentum is None else momentum))
 
+    @torch.no_grad()
+    def distance(self, backbone: Encoder, head: nn.Module) -> float:
+        """Length of teacher less student over that of the student, all parameters as one vector; 0 = equal."""
+        student: list[Tensor] = [*backbone.parameters(), *head.parameters()]
+        apart = torch._foreach_sub([*self.backbone.parameters(), *self.head.parameters()], student)
+        return float(nn.utils.get_total_norm(apart) / nn.utils.get_total_norm(student))
+
 
 class KeyQueue(nn.Module):
     """The keys of earlier batches, oldest overwritten first; one key a row, so that enqueueing writes whole rows.
 
-    keys: (size, dim); patients: (size,); count: keys ever pushed. Rows never written are invalid. MoCo's code fills them
-    with random unit vectors instead; an untrained network tells those from real keys at once, so they only make the first
-    steps look learned.
+    keys: (size, dim); patients: (size,); count: keys ever pushed. MoCo's code fills what is not written yet
+    with random unit vectors; an untrained network tells those from real keys at once, so they only make the first steps look
+    learned.
     """
 
     keys: Tensor
@@ -111,9 +113,10 @@ class KeyQueue(nn.Module):
         self.register_buffer("patients", torch.full((size,), -1, dtype=torch.int64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def valid(self) -> Bool[Tensor, " size"]:
-        """Which rows hold a key."""
-        return torch.arange(len(self.keys), device=self.keys.device) < self.count
+    def filled(self) -> tuple[Float[Tensor, "n dim"], Int64[Tensor, " n"]]:
+        """The keys there are and their patients, in the queue's own memory."""
+        held = min(int(self.count), len(self.keys))
+        return self.keys[:held], self.patients[:held]
 
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "n dim"], patients: Int64[Tensor, " n"]) -> None:

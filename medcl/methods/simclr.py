@@ -13,9 +13,9 @@ from medcl.encoders.heads import ProjectionHead
 from medcl.foundation.config import Settings
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
-from medcl.methods.parts import different_patients, unit
+from medcl.methods.parts import unit
 from medcl.monitoring.collapse import alignment
-from medcl.objectives.info_nce import info_nce
+from medcl.objectives import Rows, nt_xent
 
 
 class SimCLRConfig(Settings):
@@ -47,9 +47,6 @@ class SimCLR(Method):
     def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
         """NT-Xent: each view's positive is the other view of its item."""
         first, second, item, patient = embeddings
-        views, items, patients = torch.cat([first, second]), item.repeat(2), patient.repeat(2)
-        itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
-        positive = (items[:, None] == items[None, :]) & ~itself
-        valid = positive | different_patients(patients, patients)
-        loss = info_nce(views, views, positive, temperature=self.config.temperature, valid=valid)
+        views = Rows(torch.cat([first, second]), item.repeat(2), patient.repeat(2))
+        loss = nt_xent(views, temperature=self.config.temperature)
         return StepOutput(loss, first.detach(), {"alignment": alignment(first, second)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from medcl.objectives.info_nce import info_nce
+from medcl.objectives.info_nce import info_nce, info_nce_both_ways, nt_xent
+from medcl.objectives.rows import Rows
+from medcl.objectives.siglip import siglip
 
-__all__ = ["info_nce"]
+__all__ = ["Rows", "info_nce", "info_nce_both_ways", "nt_xent", "siglip"]

@@ -1,41 +1,56 @@
 """Checkpoints that are whole or absent, and the rules by which a run begins.
 
-`checkpoints/step-N/` holds `tensors.safetensors` and `state.json` (with the SHA-256 of the tensors); `LATEST` names the newest.
+`checkpoints/step-N/` holds `tensors.safetensors` and `state.json` (with the SHA-256 of the tensors); `LATEST` names the newest, `BEST` the
+one with the best value of a figure, where one was asked for.
 Written as `step-N.partial` beside its target, flushed, renamed. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medcl.foundation import distributed
+from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import read_json, sha256_of_file, sync_folder, write_json, write_text
 from medcl.foundation.progress import Progress, Silent
 
-TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "LATEST"
-KEPT = 2
+TENSORS, STATE, LATEST, BEST = "tensors.safetensors", "state.json", "LATEST", "BEST"
 _NAME = re.compile(r"step-(\d+)")
+
+
+class KeepConfig(Settings):
+    """Which checkpoints stay: the `last` ones, and the one where the logged figure `best` was highest (or lowest).
+
+    best: a name of metrics.jsonl, such as `probe/balanced_accuracy`. A checkpoint is judged by the newest value at its step.
+    """
+
+    last: int = Field(default=2, ge=1)
+    best: str | None = None
+    best_is: Literal["highest", "lowest"] = "highest"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: the steps already done, and what the watchers remembered."""
+    """Where a run begins: the steps already done, what the watchers remembered, the newest value of every figure."""
 
     step: int = 0
     watchers: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def begin(
@@ -51,7 +66,7 @@ def begin(
 
     1. The run's own newest sound checkpoint in `folder`: the same command goes on where it stopped.
     2. `resume`, a checkpoint folder of another run (or its `checkpoints/`): everything, the step too.
-    3. `weights`, a backbone's `weights.safetensors` (or its folder): the backbone only, from step 0.
+    3. `weights`, a backbone's `weights.safetensors` (or its folder, or a checkpoint's): the backbone only, from step 0.
     4. Scratch: the weights the method was built with, from step 0.
 
     Raises UserError where `resume` or `weights` was given and does not fit.
@@ -66,16 +81,24 @@ def begin(
             raise UserError(f"{resume}: no sound checkpoint there; expected a step-N folder or the folder that holds them")
         return restore(other, method, optimizer)
     if weights is not None:
-        path = weights / "weights.safetensors" if weights.is_dir() else weights
-        _start_from(method, path)
+        _start_from(method, weights)
     return Start()
 
 
-def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Optimizer, watchers: Mapping[str, Any] | None = None) -> Path:
-    """Write `step-N`, swap LATEST, keep the last two. Call it on one process.
+def save(
+    folder: Path,
+    step: int,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watchers: Mapping[str, Any] | None = None,
+    figures: Mapping[str, float] | None = None,
+    keep: KeepConfig | None = None,
+) -> Path:
+    """Write `step-N`, swap LATEST and BEST, remove what `keep` does not name. Call it on one process.
 
     Raises UserError where the disk is full or a value is not finite; the checkpoints already there stay as they are.
     """
+    keep = keep or KeepConfig()
     tensors = _tensors(method, optimizer)
     _require_finite(tensors, step)
     target, partial = folder / f"step-{step}", folder / f"step-{step}.partial"
@@ -86,20 +109,35 @@ def save(folder: Path, step: int, method: nn.Module, optimizer: torch.optim.Opti
         _require_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
         save_file(tensors, partial / TENSORS)
         _flush(partial / TENSORS)
-        write_json(partial / STATE, {"step": step, "sha256": sha256_of_file(partial / TENSORS), "watchers": dict(watchers or {})})
+        state = {"step": step, "sha256": sha256_of_file(partial / TENSORS), "watchers": dict(watchers or {})}
+        write_json(partial / STATE, state | {"figures": {key: value for key, value in (figures or {}).items() if math.isfinite(value)}})
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         sync_folder(folder)
         write_text(folder / LATEST, target.name + "\n")
+        best = _best(folder, keep)
+        if best is not None:
+            write_text(folder / BEST, best.name + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{target}: the checkpoint could not be written ({error}); free some space, then the same command goes on from the last one"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in _found(folder)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in _found(folder)[keep.last :]:
+        if old != best:
+            shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _best(folder: Path, keep: KeepConfig) -> Path | None:
+    """The checkpoint with the best value, the earliest of equals. The best so far is always there to be compared with."""
+    values = {}
+    for path in reversed(_found(folder)):
+        figures = read_json(path / STATE).get("figures", {}) if (path / STATE).is_file() else {}
+        if keep.best in figures:
+            values[path] = figures[keep.best]
+    return (max if keep.best_is == "highest" else min)(values, key=lambda path: values[path], default=None)
 
 
 def newest(folder: Path, progress: Progress | None = None) -> Path | None:
@@ -140,7 +178,12 @@ def restore(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
             _, index, key = name.split(".", 2)
             moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Start(int(state["step"]), state["watchers"])
+    return Start(int(state["step"]), state["watchers"], state.get("figures", {}))
+
+
+def size(method: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of one checkpoint, once the optimizer has made a step."""
+    return sum(tensor.nbytes for tensor in _tensors(method, optimizer).values())
 
 
 def _tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -160,10 +203,13 @@ def _load(method: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _start_from(method: Any, path: Path) -> None:
+    if path.is_dir():
+        path = path / (TENSORS if (path / TENSORS).is_file() else "weights.safetensors")
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a backbone folder or its weights.safetensors")
+    part = "method.backbone." if path.name == TENSORS else ""
     try:
-        method.start_from(load_file(path))
+        method.start_from({name.removeprefix(part): tensor for name, tensor in load_file(path).items() if name.startswith(part)})
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: does not fit the encoder ({_first_line(error)}); take the encoder settings of its card") from None
 

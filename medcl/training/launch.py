@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medcl.foundation.errors import UserError
+from medcl.foundation import distributed
+from medcl.foundation.errors import MedclError, UserError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,21 @@ def joined() -> Iterator[Place]:
         yield Place(device, rank, world_size)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Where another process dies, the collective that waits for it fails: say which one, instead of what the network saw."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not distributed.is_active() or not (isinstance(error, dist.DistError) or re.search(r"gloo|nccl", str(error), re.IGNORECASE)):
+            raise
+        lost = ", ".join(str(rank) for rank in distributed.lost_ranks()) or "unknown"
+        raise MedclError(
+            f"rank {lost} of {distributed.world_size()} is gone, so rank {distributed.rank()} stops too: its own message or its node says "
+            f"why; the same command goes on from the last checkpoint, with any number of processes ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class StopRequest:

@@ -22,7 +22,7 @@ from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
 from medcl.training import checkpoint
 from medcl.training.grad_cache import Stepped, backward_in_pieces, check_pieces
-from medcl.training.launch import Place, StopRequest, here
+from medcl.training.launch import Place, StopRequest, here, naming_lost_ranks
 from medcl.training.metrics import MetricsLog, Stopwatch
 from medcl.training.optimizer import AdamWConfig, OptimizerConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
@@ -35,8 +35,8 @@ class TrainingConfig(Settings):
     world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory.
     precision: bf16 runs networks under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight
     gradients of torch 2.13's bf16 3D convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views.
-    checkpoint_every, log_every, probe_every: steps. time_limit_s: after it the run saves and stops with exit code 75. on_collapse:
-    what the collapse watch does.
+    checkpoint_every, log_every, probe_every: steps. keep: which checkpoints stay. time_limit_s: after it the run saves and stops with
+    exit code 75. on_collapse: what the collapse watch does.
     """
 
     num_steps: int = Field(ge=1)
@@ -48,6 +48,7 @@ class TrainingConfig(Settings):
     optimizer: OptimizerConfig = Field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     checkpoint_every: int = Field(default=500, ge=1)
+    keep: checkpoint.KeepConfig = Field(default_factory=checkpoint.KeepConfig)
     log_every: int = Field(default=10, ge=1)
     probe_every: int = Field(default=500, ge=1)
     time_limit_s: float | None = Field(default=None, gt=0)
@@ -88,7 +89,8 @@ def train(
     folder: gets `metrics.jsonl` and `checkpoints/`; None keeps nothing. place: from `launch.joined()`; None is this process
     alone. on_save(step, method): called on the first process at step 0, before anything is learned, and at the end.
     resume, weights: see `checkpoint.begin`. Raises Stopped (exit 75) after a signal or the time limit, everything
-    saved; UserError or DataError, with step and items, where a loss is not finite.
+    saved; UserError or DataError, with step and items, where a loss or a gradient is not finite or memory runs out; MedclError
+    naming the rank where another process died.
     """
     place, progress = place or here(), progress or Silent()
     method.to(place.device).train()
@@ -98,19 +100,21 @@ def train(
     saved = on_save if on_save and place.rank == 0 else _nothing
     if start.step == 0:
         saved(0, method)
-    run = _Run(method, optimizer, config, place, Stepped(method), watchers)
+    run = Run(method, optimizer, config, place, watchers)
+    run.latest = dict(start.figures)
     if config.precision == "bf16" and not run.low_precision:
         progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
     log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
     figures: dict[str, float] = {}
     with ExitStack() as stack:
+        stack.enter_context(naming_lost_ranks())
         for watcher in watchers:
             stack.callback(watcher.close)
         stop = stack.enter_context(StopRequest(config.time_limit_s))
         source = stack.enter_context(closing(batches.iterate(start.step, config.num_steps)))
         steps = progress.track(range(start.step, config.num_steps), config.num_steps, "pretrain", done=start.step)
         watch = Stopwatch()
-        for step, (batch, waited) in zip(steps, _timed(source), strict=True):
+        for step, (batch, waited) in zip(steps, timed(source), strict=True):
             moment = run.step(step, batch.to(place.device))
             watch.step(waited)
             found = run.look(moment, watch)
@@ -127,21 +131,16 @@ def train(
     return TrainResult(config.num_steps, figures)
 
 
-class _Run:
+class Run:
     """What one step needs."""
 
     def __init__(
-        self,
-        method: Method,
-        optimizer: torch.optim.Optimizer,
-        config: TrainingConfig,
-        place: Place,
-        stepped: Stepped,
-        watchers: Sequence[Watcher],
+        self, method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, place: Place, watchers: Sequence[Watcher]
     ) -> None:
         self.method, self.optimizer, self.config, self.place, self.watchers = method, optimizer, config, place, watchers
-        self.engine = place.spread(stepped)
-        self.loss, self.lr = 0.0, 0.0
+        self.engine = place.spread(Stepped(method))
+        self.loss, self.lr, self.grad_norm = 0.0, 0.0, 0.0
+        self.latest: dict[str, float] = {}
         self.low_precision = config.precision == "bf16" and place.device.type == "cuda"
         check_pieces(method, config.pieces, config.world_batch // place.world_size)
 
@@ -153,15 +152,16 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._backward(batch, progress)
-        self.loss = float(output.loss.detach())
-        if not math.isfinite(self.loss):
-            raise _not_finite(step, batch, self.config)
+        output = self._backward(step, batch, progress)
+        norm = torch.nn.utils.get_total_norm([value.grad for value in self.method.parameters() if value.grad is not None])
+        self.loss, self.grad_norm = torch.stack([output.loss.detach(), norm.to(output.loss)]).tolist()
+        if not math.isfinite(self.loss + self.grad_norm):
+            raise _not_finite(step, batch, self.config, "gradient" if math.isfinite(self.loss) else "loss")
         self.optimizer.step()
         self.method.after_step(output, progress)
         return Moment(step + 1, self.config.num_steps, self.method, batch, output)
 
-    def _backward(self, batch: Batch, progress: float) -> StepOutput:
+    def _backward(self, step: int, batch: Batch, progress: float) -> StepOutput:
         try:
             with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.low_precision):
                 if self.config.pieces > 1:
@@ -169,26 +169,34 @@ class _Run:
                 output = self.engine(batch, progress)
             output.loss.backward()
             return output
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise UserError(
-                f"out of GPU memory with {len(batch)} items per process in {self.config.pieces} piece(s): raise training.pieces (same "
-                f"result, less memory) or lower training.world_batch ({str(error).splitlines()[0]})"
+                f"step {step}: out of memory with {len(batch)} items per process in {self.config.pieces} piece(s) (store rows "
+                f"{batch.item.tolist()}): raise training.pieces (same result, less memory) or lower training.world_batch; the last "
+                f"checkpoint is still good ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
             ) from error
 
     def look(self, moment: Moment, watch: Stopwatch) -> dict[str, float]:
         """Figures of this step: now and then the loop's own, and whatever the watchers find."""
         figures: dict[str, float] = {}
         if moment.step == 1 or _due(moment, self.config.log_every):
-            figures = {"loss": self.loss, "lr": self.lr, **{name: float(value) for name, value in moment.output.scalars.items()}}
+            figures = {"loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
+            figures |= {name: float(value) for name, value in moment.output.scalars.items()}
             figures |= watch.read(self.config.world_batch, self.place.device)
         for watcher in self.watchers:
             figures |= watcher.look(moment, figures)
+        self.latest |= figures
         return figures
 
     def save(self, folder: Path | None, done: int) -> None:
         """Write a checkpoint on the first process; the others wait."""
         if folder is not None and self.place.rank == 0:
-            checkpoint.save(folder, done, self.method, self.optimizer, {type(watcher).__name__: watcher.state for watcher in self.watchers})
+            watchers, keep = {type(watcher).__name__: watcher.state for watcher in self.watchers}, self.config.keep
+            checkpoint.save(folder, done, self.method, self.optimizer, watchers, self.latest, keep)
+            if keep.best is not None and keep.best not in self.latest and done >= self.config.probe_every:
+                raise UserError(f"training.keep.best: '{keep.best}' was not logged until step {done}; there are {sorted(self.latest)}")
         distributed.barrier()
 
 
@@ -218,7 +226,7 @@ def _stopped(moment: Moment, stop: StopRequest, folder: Path | None) -> Stopped:
     return Stopped(f"stopped by {reason} after step {moment.step} of {moment.num_steps}{saved}; the same command goes on")
 
 
-def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
     """Each batch and the seconds it was waited for."""
     iterator = iter(batches)
     while True:
@@ -230,12 +238,17 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         yield batch, time.perf_counter() - before
 
 
-def _not_finite(step: int, batch: Batch, config: TrainingConfig) -> Exception:
+def _is_out_of_memory(error: Exception) -> bool:
+    """GPUs have an exception of their own; for a CPU torch only has the message."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _not_finite(step: int, batch: Batch, config: TrainingConfig, what: str) -> Exception:
     bad = [not bool(torch.stack([view[row].isfinite().all() for view in batch.views]).all()) for row in range(len(batch))]
     if any(bad):
         rows = batch.item[torch.tensor(bad, device=batch.item.device)].tolist()
         return DataError(f"step {step}: the views of store rows {rows} hold values that are not finite; run `medcl preview` on the store")
     return UserError(
-        f"step {step}: the loss is not finite (store rows {batch.item.tolist()}, all views finite); lower training.optimizer.lr "
+        f"step {step}: the {what} is not finite (store rows {batch.item.tolist()}, all views finite); lower training.optimizer.lr "
         f"({config.optimizer.lr:g}) or lengthen training.schedule.warmup_steps; the last checkpoint is still good"
     )

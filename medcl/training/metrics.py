@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from medcl.foundation import distributed
+from medcl.foundation.errors import UserError
 from medcl.foundation.files import write_text
 
 
@@ -23,10 +25,17 @@ class MetricsLog:
             write_text(self._path, "".join(line + "\n" for line in lines))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record."""
-        if self._path is not None:
+        """Append one record. Raises UserError naming the step where the disk is full."""
+        if self._path is None:
+            return
+        try:
             with open(self._path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: step {record['step']} could not be logged ({error.strerror}); free some space, then the same command goes "
+                "on from the last checkpoint"
+            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -54,10 +63,12 @@ class Stopwatch:
         self._steps += 1
 
     def read(self, world_batch: int, device: torch.device) -> dict[str, float]:
-        """Figures items_per_s, waiting_share and, on a GPU, gpu_memory_gib (peak); starts anew."""
+        """Figures items_per_s, waiting_share and the highest memory so far: gpu_memory_gib on a GPU, else memory_gib; starts anew."""
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         figures = {"items_per_s": self._steps * world_batch / elapsed, "waiting_share": min(self._waited / elapsed, 1.0)}
         if device.type == "cuda":
             figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        else:
+            figures["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
         return figures

@@ -1,9 +1,9 @@
-"""Who looks on while a run learns: collapse watch, probe, TensorBoard. None of them changes what is learned."""
+"""Who looks on while a run learns: collapse, negatives, teacher, leak, probe, TensorBoard. None of them changes what is learned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +17,9 @@ from medcl.foundation.errors import DataError
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
+from medcl.methods.parts import Teacher
 from medcl.monitoring.collapse import collapse_figures, collapse_reason
+from medcl.monitoring.negatives import hardest_negatives, negative_figures
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,61 @@ class CollapseWatch:
             self.progress.say("warning: " + message)
 
 
+class LearningWatch:
+    """Every ten steps: how hard negatives are, and how far a momentum teacher is from its student. Once: whether items leak."""
+
+    every = 10
+    leak_limit = 1e-3
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress or Silent()
+        self.state: dict[str, Any] = {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """Figures `negatives/...`, `teacher/distance` where there is one, and `leak` at the first step."""
+        found = self._leak(moment) if moment.step == 1 else {}
+        if moment.step != 1 and moment.step % self.every:
+            return found
+        patient, embeddings = distributed.gather(moment.batch.patient), moment.output.embeddings
+        if len(patient) == len(embeddings):
+            aligned = moment.output.scalars.get("alignment")
+            negatives = negative_figures(embeddings, patient, None if aligned is None else float(aligned))
+            found |= {f"negatives/{name}": value for name, value in negatives.items()}
+        teacher = getattr(moment.method, "teacher", None)
+        if isinstance(teacher, Teacher):
+            found["teacher/distance"] = teacher.distance(moment.method.backbone, moment.method.head)  # type: ignore[arg-type]
+        return found
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _leak(self, moment: Moment) -> dict[str, float]:
+        found = leak(moment.method, moment.batch)
+        if found > self.leak_limit and distributed.rank() == 0:
+            self.progress.say(
+                f"warning: an item's embedding changes by {found:.1%} with the other items of its batch (BatchNorm?): a method can tell "
+                "positives by that, and two processes do not learn what one does; take a network without BatchNorm"
+            )
+        return {"leak": found}
+
+
+@torch.no_grad()
+def leak(method: Method, batch: Batch) -> float:
+    """Largest relative change of the embeddings of a batch's first half when the other half shows other images; 0 = none."""
+    half = len(batch) // 2
+    others = replace(batch, views=tuple(torch.cat([view[:half], view[half:].flip(0) * -2 + 1]) for view in batch.views))
+    worst = 0.0
+    state = torch.get_rng_state()
+    pairs = []
+    for given in (batch, others):
+        torch.set_rng_state(state)  # the same dropout
+        pairs.append(method.encode(given, 0.0))
+    for before, after in zip(*pairs, strict=True):
+        if half and before.is_floating_point():
+            worst = max(worst, float((before[:half] - after[:half]).norm() / before[:half].norm().clamp(min=1e-12)))
+    return worst
+
+
 class ProbeWatch:
     """Every so many steps, and at the end, asks the caller's function how good the backbone is: (encoder) -> {name: value}."""
 
@@ -108,7 +165,8 @@ class ProbeWatch:
 
 
 class TensorBoardWatch:
-    """Writes every figure, and now and then a sheet of views, for TensorBoard. Put it last: it writes what the others found."""
+    """Writes every figure for TensorBoard, and now and then a sheet of views, one of nearest neighbours and the embeddings for its
+    projector (all of the batch at hand; points are named by row of the store). Put it last: it writes what the others found."""
 
     def __init__(self, folder: Path, views_every: int) -> None:
         self.folder, self.views_every = folder, views_every
@@ -128,13 +186,22 @@ class TensorBoardWatch:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, moment.step)
         if due:
-            self._writer.add_image("views (one row per scan)", view_sheet(moment.batch.views), moment.step, dataformats="HW")
+            self._draw(moment)
         return {}
 
     def close(self) -> None:
         """Flush to disk."""
         if self._writer is not None:
             self._writer.close()
+
+    def _draw(self, moment: Moment) -> None:
+        batch, embeddings = moment.batch, moment.output.embeddings[: len(moment.batch)].float()
+        self._writer.add_image("views (one row per scan)", view_sheet(batch.views), moment.step, dataformats="HW")
+        if len(embeddings) == len(batch):
+            nearest = hardest_negatives(embeddings, batch.patient)[1]
+            pairs = (batch.views[0][: len(nearest)], batch.views[0][nearest])
+            self._writer.add_image("a scan beside its nearest of another patient", view_sheet(pairs), moment.step, dataformats="HW")
+            self._writer.add_embedding(embeddings, [str(row) for row in batch.item.tolist()], global_step=moment.step, tag="embeddings")
 
 
 def view_sheet(views: tuple[Tensor, ...], items: int = 4) -> np.ndarray:

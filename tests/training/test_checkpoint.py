@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def test_everything_comes_back(settings, tmp_path: Path) -> None:
     assert all(torch.equal(value, new[index][key]) for index in old for key, value in old[index].items())
 
 
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    method, optimizer = _trained()
+    keep = checkpoint.KeepConfig(last=1, best="probe/accuracy")
+    for step, accuracy in ((5, 0.6), (10, 0.8), (15, 0.8), (20, float("nan")), (25, 0.7)):
+        checkpoint.save(tmp_path, step, method, optimizer, figures={"probe/accuracy": accuracy, "loss": 1.0}, keep=keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["BEST", "LATEST", "step-10", "step-25"]
+    assert (tmp_path / "BEST").read_text() == "step-10\n"
+    assert checkpoint.begin(*_fresh(), tmp_path).figures == {"probe/accuracy": 0.7, "loss": 1.0}
+    lowest = checkpoint.KeepConfig(last=1, best="loss", best_is="lowest")
+    checkpoint.save(tmp_path, 30, method, optimizer, figures={"loss": 0.5}, keep=lowest)
+    assert (tmp_path / "BEST").read_text() == "step-30\n" and not (tmp_path / "step-10").exists()
+
+
 def test_two_are_kept_and_orphans_swept(tmp_path: Path) -> None:
     method, optimizer = _trained()
     for step in (5, 10, 15):
@@ -107,6 +121,23 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytes
     assert checkpoint.newest(tmp_path) == tmp_path / "step-5"
 
 
+def test_a_write_that_fails_half_way_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    """A real failing write: the system refuses to let files grow."""
+    method, optimizer = _trained()
+    checkpoint.save(tmp_path, 5, method, optimizer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"step-10: the checkpoint could not be written.*File too large"):
+            checkpoint.save(tmp_path, 10, method, optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "step-5"]
+    assert checkpoint.begin(*_fresh(), tmp_path).step == 5
+    checkpoint.save(tmp_path, 10, method, optimizer)
+    assert checkpoint.begin(*_fresh(), tmp_path).step == 10
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     method, optimizer = _trained()
     with torch.no_grad():
@@ -131,6 +162,9 @@ def test_rules_of_beginning(tmp_path: Path) -> None:
     assert checkpoint.begin(third, moments, tmp_path / "none", weights=tmp_path).step == 0  # 3: weights
     for side in (third.backbone, third.teacher.backbone):
         assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in side.state_dict().items())
+    again, moments = _fresh()
+    assert checkpoint.begin(again, moments, None, weights=own / "step-3").step == 0  # a checkpoint's backbone
+    assert all(torch.equal(value, method.backbone.state_dict()[key]) for key, value in again.backbone.state_dict().items())
     fourth, moments = _fresh()
     assert checkpoint.begin(fourth, moments, tmp_path / "none").step == 0 and _same(fourth, made_method("moco"))  # 4: scratch
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.metrics import MetricsLog, read_metrics
 from medcl.training.optimizer import AdamWConfig, SGDConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
-from medcl.training.watchers import CollapseWatch, ProbeWatch, TensorBoardWatch, view_sheet
+from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, view_sheet
 from tests.training.small_runs import made_batches, made_config, made_method
 
 
@@ -150,6 +152,67 @@ def test_a_loss_that_is_not_finite_names_the_way_out(tmp_path: Path) -> None:
         train(method, made_batches(method), made_config(num_steps=50, optimizer={"name": "sgd", "lr": 1e20}, checkpoint_every=50))
 
 
+class _Poisoned(OnlyPull):
+    """Its loss stays finite, its gradient does not: the square root of zero."""
+
+    def compare(self, embeddings: tuple[torch.Tensor, ...], progress: float) -> StepOutput:
+        output = super().compare(embeddings, progress)
+        return StepOutput(output.loss + (embeddings[0] * 0).sum().sqrt() if progress > 0.5 else output.loss, output.embeddings)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path) -> None:
+    method = _Poisoned()
+    with pytest.raises(UserError, match=r"step 7: the gradient is not finite \(store rows \[.*last checkpoint is still good"):
+        train(method, made_batches(method), made_config(), folder=tmp_path)
+    assert all(bool(value.isfinite().all()) for value in method.state_dict().values())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["LATEST", "step-4"]
+    healthy = OnlyPull()
+    assert train(healthy, made_batches(healthy), made_config(), folder=tmp_path).steps == 12
+
+
+class _Hungry(OnlyPull):
+    """Asks for a pebibyte in the second half of the run."""
+
+    def compare(self, embeddings: tuple[torch.Tensor, ...], progress: float) -> StepOutput:
+        if progress > 0.5:
+            torch.empty(2**50)
+        return super().compare(embeddings, progress)
+
+
+def test_running_out_of_memory_names_step_items_and_the_way_out(tmp_path: Path) -> None:
+    method = _Hungry()
+    with pytest.raises(
+        UserError, match=r"step 7: out of memory with 8 items .*\(store rows \[.*raise training\.pieces.*can't allocate memory"
+    ):
+        train(method, made_batches(method), made_config(), folder=tmp_path)
+    healthy = OnlyPull()
+    assert train(healthy, made_batches(healthy), made_config(), folder=tmp_path).steps == 12
+
+
+def test_a_full_disk_while_logging_names_the_step(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90, hard))
+    try:
+        with pytest.raises(UserError, match=r"metrics\.jsonl: step \d could not be logged \(File too large\); free some space"):
+            for step in range(9):
+                log.write({"step": step, "loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_the_best_checkpoint_is_kept_by_a_name_that_must_exist(tmp_path: Path) -> None:
+    method = made_method("simclr")
+    probe = ProbeWatch(4, lambda _: {"accuracy": 0.5})
+    config = made_config(keep={"last": 1, "best": "probe/accuracy"}, probe_every=4)
+    train(method, made_batches(method), config, folder=tmp_path, watchers=[probe])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["BEST", "LATEST", "step-12", "step-4"]
+    typo = made_config(keep={"best": "probe/acuracy"}, probe_every=4)
+    with pytest.raises(UserError, match=r"training\.keep\.best: 'probe/acuracy' was not logged until step 4; there are \['alignment'"):
+        train(method, made_batches(method), typo, folder=tmp_path / "typo", watchers=[probe])
+
+
 def test_pieces_refuse_a_method_that_does_not_split() -> None:
     with pytest.raises(UserError, match=r"training\.pieces: Whole overrides forward"):
         train(Whole(), made_batches(Whole()), made_config(pieces=2))
@@ -217,8 +280,60 @@ def test_tensorboard_gets_figures_and_views(tmp_path: Path) -> None:
     events.Reload()
     assert {"loss", "lr", "collapse/effective_rank", "items_per_s"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [1, 5, 10, 11]
-    (tag,) = events.Tags()["images"]
-    assert [event.step for event in events.Images(tag)] == [1, 10]
+    assert len(events.Tags()["images"]) == 2
+    for tag in events.Tags()["images"]:
+        assert [event.step for event in events.Images(tag)] == [1, 10]
+    projector = (tmp_path / "tensorboard" / "projector_config.pbtxt").read_text()
+    assert projector.count("tensor_name") == 2
+    names = next((tmp_path / "tensorboard").rglob("metadata.tsv")).read_text().split()
+    assert sorted(names) == [str(row) for row in range(8)]
+
+
+class _Normed(OnlyPull):
+    """Looks at the other items of the batch, as BatchNorm does."""
+
+    def encode(self, batch: Batch, progress: float) -> tuple[torch.Tensor, ...]:
+        return tuple(value - value.mean(dim=0) for value in super().encode(batch, progress))
+
+
+def test_a_batchnorm_that_lets_items_see_each_other_is_named() -> None:
+    class Say:
+        lines: ClassVar[list[str]] = []
+        say = staticmethod(lines.append)
+
+    for method, leaks in ((_Normed(), True), (made_method("simclr"), False)):
+        Say.lines.clear()
+        watch = _Heard(LearningWatch(Say()))  # type: ignore[arg-type]
+        train(method, made_batches(method), made_config(num_steps=2), watchers=[watch])
+        assert (watch.found["leak"] > 0.01) == leaks and len(Say.lines) == leaks
+        assert not leaks or "changes by" in Say.lines[0]
+
+
+class _Heard:
+    """Remembers what a watcher found."""
+
+    def __init__(self, watcher: LearningWatch) -> None:
+        self.watcher, self.state, self.found = watcher, {}, {}
+
+    def look(self, moment, figures) -> dict[str, float]:
+        self.found |= self.watcher.look(moment, figures)
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_negatives_and_the_teacher_are_watched() -> None:
+    method = made_method("moco")
+    watch = _Heard(LearningWatch())
+    train(method, made_batches(method), made_config(num_steps=1), watchers=[watch])
+    first = dict(watch.found)
+    assert first.keys() == {"leak", "negatives/hardest_similarity", "negatives/suspected_false", "teacher/distance"}
+    assert 0 < first["teacher/distance"] < 0.1 and -1 <= first["negatives/hardest_similarity"] <= 1
+    with torch.no_grad():
+        for value in method.teacher.parameters():
+            value.zero_()
+    assert method.teacher.distance(method.backbone, method.head) == pytest.approx(1.0)
 
 
 def test_view_sheets() -> None:

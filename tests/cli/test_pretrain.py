@@ -1,0 +1,87 @@
+"""`medcl pretrain` as a batch system sees it: it stops when told, says so with 75, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from medcl import cli
+from medcl.training.metrics import MetricsLog
+
+
+def _pretrain(*arguments: object):
+    return CliRunner().invoke(cli.app, ["pretrain", *map(str, arguments), "--json"])
+
+
+def _signal_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch system speaks while this step is logged."""
+    write = MetricsLog.write
+
+    def write_and_signal(log: MetricsLog, record: dict) -> None:
+        write(log, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(MetricsLog, "write", write_and_signal)
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1, "the time limit"], ids=str)
+def test_a_run_that_is_told_to_stop_saves_returns_75_and_goes_on(asked, small_config: Path, tmp_path: Path, monkeypatch) -> None:
+    out, limits = tmp_path / "run", []
+    with monkeypatch.context() as patch:
+        if isinstance(asked, signal.Signals):
+            _signal_at(3, asked, patch)
+        else:
+            limits = ["training.time_limit_s=0.001"]
+        stopped = _pretrain(small_config, *limits, "--out", out)
+    assert stopped.exit_code == 75, stopped.output
+    reason, step = (asked.name, 3) if isinstance(asked, signal.Signals) else (asked, 1)
+    assert f"stopped by {reason} after step {step} of 12, saved; the same command goes on" in stopped.output
+    assert (out / "checkpoints" / "LATEST").read_text() == f"step-{step}\n"  # the step was finished, then saved
+    assert not list(out.rglob("*.partial")) and not (out / "card.json").exists()
+
+    finished = _pretrain(small_config, "--out", out)
+    assert finished.exit_code == 0, finished.output
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == list(range(1, 13))
+    assert (out / "card.json").is_file()
+
+
+def test_an_unreadable_chunk_names_step_and_row_and_the_run_goes_on_once_it_is_mended(small_config: Path, tmp_path: Path) -> None:
+    store = Path(yaml.safe_load(small_config.read_text())["store"])
+    arrays = max((path for path in store.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    sound = arrays.read_bytes()
+    try:
+        arrays.write_bytes(sound[: len(sound) // 8] + b"\0" * (len(sound) - len(sound) // 8))
+        broken = _pretrain(small_config, "--out", tmp_path / "run")
+    finally:
+        arrays.write_bytes(sound)
+    assert broken.exit_code == 3, broken.output
+    assert "pretrain: step 0, row " in broken.output and "damaged" in broken.output
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert _pretrain(small_config, "--out", tmp_path / "run").exit_code == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    result = _pretrain(small_config, "--out", tmp_path / "run", "--dry-run", "training.keep.last=3")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(capfd.readouterr().out)["result"]
+    assert figures["parameters"] > 10_000 and figures["num_steps"] == 12 and 0 <= figures["waiting_s"] <= figures["step_s"]
+    assert "no safety override in force" in result.output and "nothing was written" in result.output and not list(tmp_path.iterdir())
+
+    run = _pretrain(small_config, "--out", tmp_path / "run", "training.num_steps=3")
+    assert run.exit_code == 0, run.output
+    written = (tmp_path / "run" / "checkpoints" / "step-3" / "tensors.safetensors").stat().st_size
+    assert figures["checkpoints_bytes"] == pytest.approx(4 * written, rel=0.1)  # three kept, one being written
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    full = _pretrain(small_config, "--out", tmp_path / "other", "--dry-run")
+    assert full.exit_code == 2 and "checkpoints need" in full.output
