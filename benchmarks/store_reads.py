@@ -62,6 +62,7 @@ def _touched(array: Any, box: Box, grid: tuple[int, ...]) -> list[tuple[int, ...
 
 def _readers(store: VolumeStore) -> dict[str, Callable[[int, Box], object]]:
     handles = [_open(store, row) for row in range(len(store))]
+    anew = VolumeStore(store.folder)
 
     def whole_chunks(row: int, box: Box) -> None:
         counts = [-(-length // step) for length, step in zip(handles[row].shape, handles[row].chunks, strict=True)]
@@ -69,12 +70,12 @@ def _readers(store: VolumeStore) -> dict[str, Callable[[int, Box], object]]:
             handles[row].schunk.decompress_chunk((x * counts[1] + y) * counts[2] + z)
 
     def first_touch(row: int, box: Box) -> None:
-        store._arrays._open.clear()
-        store.read_raw(row, box)
+        anew._arrays._open.clear()
+        anew.read_raw(row, box)
 
     def opened_unverified(row: int, box: Box) -> None:
-        store._arrays._open.clear()
-        store._arrays.read(store.index["file"].iat[row], box)
+        anew._arrays._open.clear()
+        anew._arrays.read(anew.index["file"].iat[row], box)
 
     return {
         "medcl, chunks verified before": store.read_raw,
