@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import monai.transforms as mt
@@ -39,6 +40,9 @@ HALF = (WINDOW[1] - WINDOW[0]) / 2  # HU per unit of the network's range
 TURN = np.deg2rad(15)
 
 Arm = Callable[[int], object]
+
+# blosc2's annotations are narrower than what it takes and gives.
+_blosc2: Any = blosc2
 
 
 def write_scans(folder: Path) -> list[dict[str, str]]:
@@ -158,9 +162,9 @@ def nnunet_arm(scans: list[dict[str, str]], side: int, folder: Path, elastic: bo
     )
 
     def crop(step: int) -> object:
-        array = blosc2.open(str(paths[step % len(paths)]), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        array = _blosc2.open(str(paths[step % len(paths)]), mode="r", mmap_mode="r", dparams={"nthreads": 1})
         starts = [int(rng.integers(0, max(length - read, 0) + 1)) for length in SHAPE]
-        patch = np.asarray(array[tuple(slice(start, start + read) for start in starts)])  # type: ignore[index]
+        patch = np.asarray(array[tuple(slice(start, start + read) for start in starts)])
         return steps(image=torch.from_numpy(patch)[None])
 
     return crop
@@ -171,7 +175,7 @@ def _as_blosc2(scan: str, path: Path) -> Path:
     if not path.exists():
         array = np.asarray(nib.load(scan).dataobj, np.float32) / HALF  # type: ignore[attr-defined]
         settings = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
-        blosc2.asarray(array, chunks=(96, 96, 96), blocks=(32, 32, 32), cparams=settings, urlpath=str(path), mode="w")
+        _blosc2.asarray(array, chunks=(96, 96, 96), blocks=(32, 32, 32), cparams=settings, urlpath=str(path), mode="w")
     return path
 
 

