@@ -184,9 +184,9 @@ def real_series(data: Path) -> Iterator[tuple[str, list[Path], list[Known]]]:
     files = sorted(path for path in (folder / "ct_gantry_tilt_phantom_philips").rglob("*") if path.is_file())
     (stack,) = _by_orientation(files)
     yield "CT with gantry tilt", files, [stack]
-    for patient in sorted((folder / "scd_cardiac_localizers").glob("SCD*")):
+    for number, patient in enumerate(sorted((folder / "scd_cardiac_localizers").glob("SCD*"))):
         files = sorted(path for path in patient.rglob("*") if path.is_file())
-        yield f"cardiac MR, three orientations, {patient.name}", files, _by_orientation(files)
+        yield f"cardiac MR {number + 1}, three orientations", files, _by_orientation(files)
 
 
 def _by_orientation(files: list[Path]) -> list[Known]:

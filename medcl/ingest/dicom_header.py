@@ -158,7 +158,7 @@ def quiet_pydicom():
 
 
 def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
-    """The wanted fields of a file, how its pixels lie (None where it has none), and whether it ends in mid-header. Raises Refused."""
+    """The wanted fields of a file, how its pixels lie (None where it has none), and whether it was cut before them. Raises Refused."""
     size = os.path.getsize(path)
     with quiet_pydicom(), open(path, "rb") as handle:
         stream: Any = BytesIO(handle.read()) if size <= SMALL_FILE else handle
@@ -172,8 +172,9 @@ def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
         if beneath is not None:
             dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
         fields = Fields(dataset)
-        is_cut = stream.tell() > size or _last_is_short(dataset)
-        return fields, _layout(fields, stream, size), is_cut
+        end = stream.tell()
+        pixels = _layout(fields, stream, size)
+        return fields, pixels, pixels is None and (end > size or _last_is_short(dataset))
 
 
 def _last_is_short(dataset: Dataset) -> bool:

@@ -103,7 +103,7 @@ def matches(array: np.ndarray, affine: np.ndarray, known: Known) -> bool:
         return False
     values, place = _canonical(array, affine)
     truth, true_place = _canonical(known.values.transpose(2, 1, 0), known.affine)
-    if values.shape == truth.shape and _farthest(place, true_place, values.shape) < 0.05:
+    if values.shape == truth.shape and _farthest(place, true_place, values.shape) < 0.1:
         close = [np.allclose(values, truth * factor, rtol=2e-6, atol=known.tolerance * factor + 1e-6) for factor in (1.0, *known.also)]
         return any(close)
     return known.field is not None and _is_the_field(values, place, known, known.field)
