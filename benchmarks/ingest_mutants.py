@@ -1,6 +1,6 @@
-"""460 damaged scans, three times, through one joint `medcl ingest` each and then one by one: nothing silent, no crash, no hang, no flood.
+"""460 damaged scans, three times, through one joint `medcl ingest` each (and one by one): nothing silent, no crash, no hang, no flood.
 
-python benchmarks/ingest_mutants.py [--seeds 20260101 20260102 20260103] [--out reports/ingest/mutants.md]
+python benchmarks/ingest_mutants.py [--seeds 20260101 20260102 20260103] [--alone] [--out reports/ingest/mutants.md]
 
 The mutants are those of tests/ingest/mutants.py; what came of each is judged by a plain reading of its bytes that shares no library with
 medcl (tests/ingest/plain_reading.py). In the joint run every mutant is a patient of its own.
@@ -9,6 +9,7 @@ medcl (tests/ingest/plain_reading.py). In the joint run every mutant is a patien
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,9 +31,10 @@ from medcl.ingest.data import Data
 from medcl.ingest.manifest import SOURCES, read_table
 from medcl.ingest.privacy import Hasher
 from medcl.ingest.workers import Workers
-from tests.ingest.judging import CONFIG, Verdict, died, judge, try_out
+from tests.ingest.judging import CONFIG, died, judge, try_out
 from tests.ingest.mutants import SEEDS, Mutant, mutants
 
+ROOT = Path(__file__).resolve().parents[1]
 _MOST_BYTES = 16 * 2**30
 _HEADER = (
     "seed", "files", "ledger rows", "exit", "silent or wrong", "killed a child", "s", "peak MiB of a child", "slowest alone, CPU s",
@@ -44,6 +46,7 @@ def main() -> None:
     """Measure, print, and write the table after each seed."""
     parser = argparse.ArgumentParser(description="Damaged scans through medcl ingest.")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--alone", action="store_true", help="Then each mutant by itself.")
     parser.add_argument("--out", type=Path, default=None)
     said = parser.parse_args()
     rows: list[Sequence[object]] = []
@@ -51,11 +54,8 @@ def main() -> None:
     problems: list[str] = []
     for seed in said.seeds:
         some = [_as_patient(mutant, number) for number, mutant in enumerate(mutants(seed))]
-        with Workers(1, _MOST_BYTES) as workers:
-            alone = [verdict for _, verdict in workers.work(try_out, some, died)]
         joint = _joint(some, reasons, problems)
-        problems += [f"{one.name}, alone: {one.problem} ({', '.join(one.reasons)})" for one in alone if one.problem]
-        rows.append((seed, *joint, f"{max(one.seconds for one in alone):.1f}", f"{_most(alone):.0f}"))
+        rows.append((seed, *joint, *(_alone(some, problems) if said.alone else ("-", "-"))))
         text = _table(rows, reasons, problems)
         if said.out is not None:
             said.out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,12 @@ def main() -> None:
     print(text)
 
 
-def _most(alone: Sequence[Verdict]) -> float:
-    return max(one.mib for one in alone)
+def _alone(some: Sequence[Mutant], problems: list[str]) -> tuple[str, str]:
+    """Every mutant by itself in one child: the most processor seconds and the most memory."""
+    with Workers(1, _MOST_BYTES) as workers:
+        found = [verdict for _, verdict in workers.work(try_out, some, died)]
+    problems += [f"{one.name}, alone: {one.problem} ({', '.join(one.reasons)})" for one in found if one.problem]
+    return f"{max(one.seconds for one in found):.1f}", f"{max(one.mib for one in found):.0f}"
 
 
 def _as_patient(mutant: Mutant, number: int) -> Mutant:
@@ -86,7 +90,7 @@ def _joint(some: Sequence[Mutant], reasons: Counter[str], problems: list[str]) -
         (home / "settings.yaml").write_text(yaml.safe_dump(CONFIG.model_dump(mode="json", exclude_defaults=True)))
         start = time.perf_counter()
         line = [sys.executable, "-m", "medcl", "ingest", "in", "--out", "out", "--settings", "settings.yaml", "--jobs", "2", "--quiet"]
-        run = subprocess.Popen(line, cwd=home)
+        run = subprocess.Popen(line, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)})
         peak = _watch(run)
         seconds = time.perf_counter() - start
         files = sum(len(mutant.files) for mutant in some)
@@ -146,9 +150,9 @@ def _table(rows: Sequence[Sequence[object]], reasons: Counter[str], problems: Se
         "# Damaged scans through medcl ingest",
         "",
         "Made by `benchmarks/ingest_mutants.py`: truncation, flipped bits, absurd fields, swapped tags, huge lengths, nested",
-        "sequences, gzip, deflate and codec bombs upon 18 small scans. One joint `medcl ingest --jobs 2` per seed, then each mutant",
-        "alone in one child. *Silent or wrong*: not refused, and not what a plain reading of the bytes says. Memory alone: beyond what",
-        "the process held before.",
+        "sequences, gzip, deflate and codec bombs upon 18 small scans. One joint `medcl ingest --jobs 2` per seed; with `--alone` then",
+        "each mutant by itself in one child. *Silent or wrong*: not refused, and not what a plain reading of the bytes says. Memory",
+        "alone: beyond what the process held before.",
         "",
         f"| {' | '.join(_HEADER)} |",
         "|---" * len(_HEADER) + "|",
