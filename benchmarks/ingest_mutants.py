@@ -9,6 +9,7 @@ medcl (tests/ingest/plain_reading.py). In the joint run every mutant is a patien
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -111,12 +112,10 @@ def _watch(run: subprocess.Popen[bytes]) -> float:
 
     def look() -> None:
         while run.poll() is None:
-            for child in psutil.Process(run.pid).children(recursive=True) if psutil.pid_exists(run.pid) else []:
-                try:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):  # children come and go
+                for child in psutil.Process(run.pid).children(recursive=True):
                     status = Path(f"/proc/{child.pid}/status").read_text()
-                except OSError:
-                    continue
-                peaks.append(next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0))
+                    peaks.append(next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0))
             time.sleep(0.02)
 
     watcher = threading.Thread(target=look)
