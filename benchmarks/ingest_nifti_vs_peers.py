@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from medcl.ingest import IngestConfig, read_scans
 from tests.ingest.nifti_cases import CASES, Case
 
+# Whole files that a general reader may well return, and that are no scan to learn from.
+_NO_SCAN = {"not_finite", "blank", "complex_values", "colour", "dimensions"}
 RIGHT, SAID, REFUSED, SILENT = "right", "said", "refused", "**silent**"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPECTED_FLAGS = {"modality_unknown", "looks_like_labels"}
@@ -138,8 +140,9 @@ def _table(readers: list[str], rows: list[list[str]]) -> str:
         f"Made by `benchmarks/ingest_nifti_vs_peers.py`; {versions}.",
         f"For {len(meant)} files it is certain what they mean: *right* is that array and affine, *error* an exception. The others are",
         "damaged or contradict themselves: *refused* is an exception (medcl: the code in its ledger). *said*: read, with the doubt written",
-        "into the manifest. *silent*: an array came back, nothing was raised, and it is wrong or cannot be known to be right. Warnings that",
-        "a reader only prints are not counted.",
+        "into the manifest. *silent*: an array came back, nothing was raised, and it is wrong or cannot be known to be right. Warnings",
+        "that a reader only prints are not counted. The last row leaves out files that are whole and merely no scan (NaN, blank, flat,",
+        "complex, colour): a general reader may well return those.",
         "",
         f"| of {len(CASES)} | {' | '.join(readers)} |",
         "|---" * (len(readers) + 1) + "|",
@@ -147,6 +150,9 @@ def _table(readers: list[str], rows: list[list[str]]) -> str:
     tallies = [Counter(row[place + 1].split(":")[0] for row in rows) for place in range(len(readers))]
     for kind in (RIGHT, SAID, REFUSED, "error", SILENT):
         lines.append(f"| {kind.strip('*')} | {' | '.join(str(tally[kind]) for tally in tallies)} |")
+    whole = {case.name for case in CASES if case.code in _NO_SCAN}
+    strict = [str(sum(row[place + 1] == SILENT and row[0] not in whole for row in rows)) for place in range(len(readers))]
+    lines.append(f"| silent, damaged or contradictory files alone | {' | '.join(strict)} |")
     lines += ["", f"| file | {' | '.join(readers)} |", "|---" * (len(readers) + 1) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 

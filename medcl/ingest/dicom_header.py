@@ -15,8 +15,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from medcl.ingest.dicom_streams import DEFLATED, JPEG_FAMILY, inflated, refuse_growth
+from medcl.ingest.dicom_streams import DEFLATED, JPEG_FAMILY, inflated
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
+from medcl.ingest.growth import refuse_growth
 from medcl.ingest.ledger import Refused
 
 SMALL_FILE = 2**20

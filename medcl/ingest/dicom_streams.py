@@ -6,23 +6,16 @@ import zlib
 from io import BytesIO
 from typing import Any
 
+from medcl.ingest.growth import refuse_growth
 from medcl.ingest.ledger import Refused
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_FAMILY = "1.2.840.10008.1.2.4."
-# Beyond this a file may become so many times its own size; scans shrink by less than a hundredth of it.
-HARMLESS_BYTES, MOST_GROWTH = 2**26, 256
 _SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 _META_LENGTH = b"\x02\0\0\0UL\4\0"
 _DEFLATED_UID = DEFLATED.encode()
 _EXPLICIT_UID = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED_UID), b"\0")
-
-
-def refuse_growth(needed: int, size: int) -> None:
-    """Raise Refused for a file of `size` bytes that would become `needed` bytes, where no scan shrinks so far."""
-    if needed > max(HARMLESS_BYTES, MOST_GROWTH * size):
-        raise Refused("too_large", f"{needed} bytes out of {size}")
 
 
 def inflated(stream: Any, size: int) -> BytesIO | None:

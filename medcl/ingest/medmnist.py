@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation.types import Kind, Units, Volume
+from medcl.ingest.growth import refuse_growth
 from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
 from medcl.ingest.picture import LUMINANCE
@@ -66,6 +67,8 @@ def check_layout(path: str, budget: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
+            # Binary shapes shrink to less than a two-hundredth.
+            refuse_growth(sum(sizes.values()), os.path.getsize(path), harmless=3 * 2**28)
             damaged = archive.testzip() if sum(sizes.values()) <= 8 * budget else None
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError):
         raise Refused("unreadable") from None

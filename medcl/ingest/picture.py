@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
 
 from medcl.foundation.types import Volume
 from medcl.ingest.burned_in import text_flags
+from medcl.ingest.growth import refuse_growth
 from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
 from medcl.ingest.records import Facts, Identity, Scan, Source, describe
 from medcl.ingest.settings import IngestConfig
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_PNG_DEPTH = 24  # place of the byte in a PNG file
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 _GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
 
 
@@ -45,8 +49,11 @@ def read_grey(path: str, budget: int) -> tuple[np.ndarray, tuple[str, ...]]:
             with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
                 if image.width * image.height * 4 > budget:
                     raise Refused("too_large", f"{image.width} x {image.height}")
+                refuse_growth(image.width * image.height * len(image.getbands()), os.path.getsize(path))
                 return _grey(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError):
+    except Image.DecompressionBombError:
+        raise Refused("too_large") from None
+    except (UnidentifiedImageError, SyntaxError):
         raise Refused("unreadable") from None
     except (OSError, ValueError, EOFError, IndexError) as error:
         raise Refused("truncated", type(error).__name__) from None
@@ -55,23 +62,50 @@ def read_grey(path: str, budget: int) -> tuple[np.ndarray, tuple[str, ...]]:
 def _grey(image) -> tuple[np.ndarray, tuple[str, ...]]:
     from PIL import ImageOps
 
-    flags: list[str] = []
-    if getattr(image, "n_frames", 1) > 1:
-        flags.append("first_of_several_pages")
+    flags = _doubts(image)
+    is_inverse = image.mode.startswith("I;16") and _tag(image, _PHOTOMETRIC) == 0
     turned = ImageOps.exif_transpose(image)
     if turned.mode not in _GREY_MODES:
         colour = np.asarray(turned.convert("RGB"))
-        if np.any(np.ptp(colour.astype(np.int16), axis=2) > 8):
+        if turned.mode == "CMYK" or np.any(np.ptp(colour.astype(np.int16), axis=2) > 8):
             flags.append("colour_to_grey")
         values = np.rint(colour.astype(np.float32) @ LUMINANCE).astype(np.uint8)
     else:
         values = np.asarray(turned)
+    if is_inverse:
+        # White is zero: Pillow turns this around for 8 bits and not for 16.
+        values = 65535 - values
     values = _plain(values)
     if min(values.shape) < 8:
         raise Refused("dimensions", f"{values.shape[1]} x {values.shape[0]}")
     if values.max() == values.min():
         raise Refused("blank")
     return np.ascontiguousarray(values.T)[:, :, None], tuple(flags)
+
+
+def _doubts(image) -> list[str]:
+    """Flags of what is in the file and does not get into one grey picture."""
+    flags = []
+    if getattr(image, "n_frames", 1) > 1:
+        flags.append("first_of_several_pages")
+    if image.mode in ("RGB", "RGBA", "LA") and _bits(image) > 8:
+        flags.append("reduced_to_8_bits")
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        flags.append("transparent_parts")
+    return flags
+
+
+def _bits(image) -> int:
+    """Bits per sample as stored; Pillow keeps 8 of 16 where there are several samples."""
+    if image.format == "PNG":
+        image.fp.seek(_PNG_DEPTH)
+        return image.fp.read(1)[0]
+    return max(_tag(image, _BITS_PER_SAMPLE) or (8,))
+
+
+def _tag(image, number: int):
+    """A TIFF tag, None where there is none."""
+    return image.tag_v2.get(number) if image.format == "TIFF" else None
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
