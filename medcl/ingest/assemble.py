@@ -162,7 +162,7 @@ def write_private(
 ) -> None:
     """Write what only private/ may hold: where every volume came from, and every identifier that was met."""
     manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS))
-    identifiers = identifier_rows(whole.scans, whole.names, tables, hasher)
+    identifiers = identifier_rows(whole, tables, hasher)
     manifest.write_table(out / manifest.IDENTIFIERS, manifest.table(identifiers, manifest.IDENTIFIER_COLUMNS))
 
 

@@ -55,7 +55,8 @@ def _marks(found: np.ndarray) -> np.ndarray:
     """(n, 4) top, bottom, left, right of the small marks."""
     from scipy import ndimage
 
-    labels, _ = ndimage.label(found, structure=np.ones((3, 3)))
+    labels = np.zeros(found.shape, dtype=np.int32)
+    ndimage.label(found, structure=np.ones((3, 3)), output=labels)
     boxes = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in ndimage.find_objects(labels)]
     marks = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     height, width = marks[:, 1] - marks[:, 0], marks[:, 3] - marks[:, 2]

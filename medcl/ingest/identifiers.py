@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcl.ingest.collect import Collection
 from medcl.ingest.hints import stem_of
 from medcl.ingest.privacy import Hasher
-from medcl.ingest.records import Scan
 from medcl.ingest.tables import Table
 
 SHORTEST, FEWEST_DIGITS = 4, 5
@@ -22,30 +22,30 @@ PLAIN_WORDS = {
 }  # fmt: skip
 
 
-def identifier_rows(scans: Sequence[Scan], files: Iterable[str], tables: Sequence[Table], hasher: Hasher) -> list[dict[str, Any]]:
-    """Rows of private/identifiers.parquet: each identifier once, with its kind and a keyed fingerprint to speak of it by.
-
-    files: names of all files met, relative to their sources.
-    """
+def identifier_rows(whole: Collection, tables: Sequence[Table], hasher: Hasher) -> list[dict[str, Any]]:
+    """Rows of private/identifiers.parquet: each identifier once, with its kind and a keyed fingerprint to speak of it by."""
     found: dict[str, str] = {}
-    for kind, value in _met(scans, files, tables):
+    for kind, value in _met(whole, tables):
         if value.strip():
             found.setdefault(value.strip(), kind)
     return [{"fingerprint": hasher("identifier", value), "kind": found[value], "value": value} for value in sorted(found)]
 
 
-def _met(scans: Sequence[Scan], files: Iterable[str], tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
-    for scan in scans:
+def _met(whole: Collection, tables: Sequence[Table]) -> Iterator[tuple[str, str]]:
+    for scan in whole.scans:
         identity = scan.identity
         yield from (("name", name) for name in identity.names)
         yield from (("date", date) for date in (identity.date, identity.birth_date))
         for kind in ("patient", "accession", "study", "series"):
             yield from ((kind, part) for part in _parts(getattr(identity, kind)))
+    for report in whole.reports:
+        yield from (("name", name) for name in report.names)
+        yield from ((kind, getattr(report, kind)) for kind in ("patient", "accession", "study"))
     for table in tables:
         for role in ("patient", "accession", "study", "file"):
             if role in table.roles:
                 yield from ((role, part) for row in range(len(table.rows)) for part in _parts(table.cell(row, role)))
-    yield from (("file", part) for name in files for part in _parts(name))
+    yield from (("file", part) for name in whole.names for part in _parts(name))
 
 
 def _parts(name: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.records import Scan
+from medcl.ingest.scrubbing import scrub
 from medcl.ingest.tables import Table
 
 MOST_CLASSES = 32
@@ -16,7 +17,9 @@ _MISSING = {"", "nan", "na", "n/a", "none", "null", "?"}
 _PRIVATE_WORDS = {
     "name", "names", "date", "birth", "dob", "id", "ids", "uid", "uri", "url", "doi", "file", "path", "address", "phone", "mail", "email",
     "location", "hospital", "institution", "physician", "doctor", "radiologist", "time", "license", "licence", "note", "notes", "text",
-    "report", "comment", "comments", "mode", "orig", "original", "xywh", "scale", "offset", "width", "height",
+    "report", "comment", "comments",
+    "reader", "operator", "technologist", "technician", "referrer", "consultant", "nurse", "author",
+    "mode", "orig", "original", "xywh", "scale", "offset", "width", "height",
 }  # fmt: skip
 _PRIVATE_PARTS = re.compile(
     r"name|birth|phone|address|hospital|physician|radiologist|instituti|uid|date$|^date|filepath|comment", re.IGNORECASE
@@ -52,7 +55,7 @@ def _looks_like_a_label(table: Table, name: str) -> bool:
         # Many whole numbers, none twice, are counters or record numbers; large ones are dates or record numbers.
         whole = [number for number in numbers if number is not None and number.is_integer()]
         return max(whole, default=0) < 1e6 and not (len(whole) == len(distinct) == len(values) > 20)
-    if any(_LOOKS_PRIVATE.search(value) or len(value) > 64 for value in distinct):
+    if any(_LOOKS_PRIVATE.search(value) or len(value) > 64 or scrub(value)[1] for value in distinct):
         return False
     return len(distinct) <= min(MOST_CLASSES, max(2, len(values) * 2 // 3))
 

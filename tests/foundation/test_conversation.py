@@ -70,6 +70,23 @@ def test_a_bug_where_identifiers_are_read_withholds_the_message(capsys, tmp_path
     assert "KeyError" in path.read_text()
 
 
+def test_what_another_process_met_is_withheld_too(capsys, tmp_path, monkeypatch):
+    """A child's exception comes with its traceback as text, message included."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    class RemoteTraceback(Exception):
+        pass
+
+    told = 'Traceback:\n  File "/site-packages/medcl/ingest/dicom.py", line 5, in f\nKeyError: DOE^JOHN'
+    try:
+        raise KeyError("DOE^JOHN") from RemoteTraceback(told)
+    except KeyError as error:
+        assert talk_and_raise(error) == 1
+    (path,) = tmp_path.glob("medcl-*.traceback.txt")
+    for text in (capsys.readouterr().err, path.read_text()):
+        assert "DOE" not in text and "KeyError" in text
+
+
 def test_json_is_one_object_on_stdout_whatever_libraries_print(capfd):
     import os
 

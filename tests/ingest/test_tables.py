@@ -109,6 +109,7 @@ def csv_file(folder: Path, rows: list[dict[str, object]], name: str = "table.csv
 def test_label_columns_leave_out_what_identifies(tmp_path: Path) -> None:
     rows = [
         {"patient_id": f"P{k}", "PatientName": "A", "finding": "ab"[k % 2], "score": k / 7, "mrn_number": 10_000_000 + k,
+         "read_by": ["Dr. Ada", "Dr. Bob"][k % 2], "Reader": "ab"[k % 2], 
          "scan_date": "2020-01-01", "seen": ["2020-01-01", "2020-01-02"][k % 2], "comment": "ab"[k % 2], "constant": 1, "free": f"text {k}",
          "Pathology": "xyz"[k % 3]}
         for k in range(40)
