@@ -26,8 +26,8 @@ GIB = 2**20  # ru_maxrss counts KiB
 
 def make_scan(folder: Path) -> None:
     """An ellipse of soft tissue with texture in air, one file for each slice."""
-    from made_cohort.dicom_files import Stored, ct_series
-    from made_cohort.people import draw_person, draw_visit
+    from datasets.made.dicom_files import Stored, ct_series
+    from datasets.made.people import draw_person, draw_visit
 
     y, x = (np.linspace(-1, 1, length) for length in SHAPE[1:])
     body = (y[:, None] / 0.7) ** 2 + (x[None, :] / 0.9) ** 2 < 1
@@ -88,14 +88,14 @@ def whole(backbone: Path, scan: Path) -> dict[str, float]:
 
 
 def _tiny(backbone: Path) -> Path:
-    import nibabel as nib
+    from nibabel import nifti1
 
     path = backbone.parent / "tiny.nii.gz"
     array = np.full((40, 40, 40), -1000, np.int16)
     array[10:30, 10:30, 10:30] = 40 + np.arange(20)
-    image = nib.nifti1.Nifti1Image(array, np.eye(4))
+    image = nifti1.Nifti1Image(array, np.eye(4))
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    nifti1.save(image, path)
     return path
 
 

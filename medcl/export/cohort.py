@@ -23,7 +23,7 @@ def count_cohort(items: pd.DataFrame) -> dict[str, dict[str, int | str]]:
     for name in COUNTED:
         if name in table:
             values = table[name].fillna("").astype(str).replace("", "unknown")
-            counts = patients.groupby(values).nunique()
+            counts: Any = patients.groupby(values).nunique()
             found[name] = {str(value): _few(int(count)) for value, count in counts.sort_index().items()}
     return found
 

@@ -78,7 +78,8 @@ def _trace(backbone: Backbone) -> Any:
         axes |= dict.fromkeys(places, torch.export.Dim.DYNAMIC)
         space = [length + 8 * axis for axis, length in enumerate(image.shape[2:])]
     elif encoder.multiple and not _fixed(encoder):
-        axes |= {place: encoder.multiple * torch.export.Dim(f"side_{place}", min=1, max=1024) for place in places}
+        # At least twice the multiple: instance norm refuses a map of one voxel, and torch keeps that refusal as a constraint.
+        axes |= {place: encoder.multiple * torch.export.Dim(f"side_{place}", min=2) for place in places}
         space = [encoder.multiple * (2 + axis) for axis in range(len(places))]
     else:
         space = list(image.shape[2:])

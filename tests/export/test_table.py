@@ -40,6 +40,8 @@ def backbones(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("name", "target"), _cases())
 def test_the_cell_is_what_happens(name: str, target: str, backbones: dict[str, Path], tmp_path: Path, tmp_path_factory) -> None:
+    if in_readme()[name, target] == "not measured":
+        pytest.skip("not measured yet: python -m tests.export.pairs writes the table anew")
     if name not in backbones:
         backbones[name] = make(name, tmp_path_factory.mktemp("pair") / "backbone")
     found, said = outcome(backbones[name], target, tmp_path), in_readme()[name, target]
