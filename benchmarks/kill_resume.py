@@ -73,7 +73,7 @@ def main() -> None:
 def _kill_runs(folder: Path, trials: int, draw: random.Random) -> list[tuple[str, int, int, int, int, str]]:
     """Rows: method, processes, workers before the kill, kills, bitwise equal and every step logged once, the steps they fell on."""
     rows = []
-    for name, processes in itertools.product(METHODS, (1, 2)):
+    for name, processes in itertools.product(METHODS if trials else (), (1, 2)):
         config = _config(folder, name)
         _finish(_start(config, folder / f"{name}-{processes}", processes, 0))
         wanted = _result(folder / f"{name}-{processes}")

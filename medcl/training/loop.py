@@ -150,7 +150,7 @@ class Run:
         progress = step / self.config.num_steps
         self.lr = self.config.optimizer.lr * learning_rate_share(step, self.config.num_steps, self.config.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["lr_share"]
         self.optimizer.zero_grad(set_to_none=True)
         output = self._backward(step, batch, progress)
         norm = torch.nn.utils.get_total_norm([value.grad for value in self.method.parameters() if value.grad is not None])

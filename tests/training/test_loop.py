@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import resource
@@ -18,7 +19,7 @@ from medcl.methods import Method
 from medcl.training import TrainingConfig, train
 from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.metrics import MetricsLog, read_metrics
-from medcl.training.optimizer import AdamWConfig, SGDConfig, build_optimizer
+from medcl.training.optimizer import AdamWConfig, LARSConfig, SGDConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
 from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, view_sheet
 from tests.training.small_runs import made_batches, made_config, made_method
@@ -258,6 +259,42 @@ def test_norms_and_biases_do_not_decay() -> None:
     assert all(parameter.ndim > 1 for parameter in groups[0]["params"]) and all(parameter.ndim == 1 for parameter in groups[1]["params"])
     assert sum(len(group["params"]) for group in groups) == sum(parameter.requires_grad for parameter in method.parameters())
     assert isinstance(build_optimizer(SGDConfig(), method), torch.optim.SGD)
+
+
+def test_early_stages_move_less_with_layer_decay() -> None:
+    method = made_method("moco")
+    groups = build_optimizer(AdamWConfig(layer_decay=0.5, weight_decay=0.1), method).param_groups
+    share = {id(value): group["lr_share"] for group in groups for value in group["params"]}
+    stages = [method.backbone.conv1, method.backbone.layer1, method.backbone.layer2, method.backbone.layer3, method.backbone.layer4]
+    found = [share[id(next(iter(stage.parameters())))] for stage in stages]
+    assert found == sorted(found) and found[-1] == 0.5 and found[1] == pytest.approx(0.5**4)
+    assert share[id(method.head.out.weight)] == 1.0
+    assert {group["lr_share"] for group in build_optimizer(AdamWConfig(), method).param_groups} == {1.0}
+
+
+def test_lars_is_its_algorithm_and_resumes(tmp_path: Path) -> None:
+    """You et al. 2017, algorithm 1, number by number for two steps."""
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(LARSConfig(lr=0.5, weight_decay=0.1, momentum=0.9, trust=0.02), layer)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    moved, shifted = torch.zeros_like(weight), torch.zeros_like(bias)
+    for step in range(2):
+        layer.weight.grad, layer.bias.grad = torch.full((2, 3), 1.0 + step), torch.full((2,), 2.0)
+        trust = 0.02 * weight.norm() / (layer.weight.grad.norm() + 0.1 * weight.norm())
+        moved = 0.9 * moved + 0.5 * trust * (layer.weight.grad + 0.1 * weight)
+        shifted = 0.9 * shifted + 0.5 * layer.bias.grad
+        weight, bias = weight - moved, bias - shifted
+        optimizer.step()
+        torch.testing.assert_close(layer.weight.detach(), weight)
+        torch.testing.assert_close(layer.bias.detach(), bias)
+    lars, weights = {"name": "lars", "lr": 1.0}, []
+    for cuts in ((6,), (4, 6)):
+        for steps in cuts:
+            method, config = made_method("simclr"), made_config(num_steps=6, optimizer=lars, time_limit_s=None if steps == 6 else 1e-6)
+            with contextlib.suppress(Stopped):
+                train(method, made_batches(method), config, folder=tmp_path / str(len(cuts)))
+        weights.append(method.head.out.weight.detach())
+    assert torch.equal(*weights)
 
 
 def test_settings_as_yaml_writes_them() -> None:
