@@ -24,7 +24,7 @@ def modality_name(text: str) -> str:
     return MODALITIES.get(text.strip().upper(), text.strip().lower())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who and what a scan is, in the hospital's own words. Only its keyed hashes leave ingest.
 
@@ -42,7 +42,7 @@ class Identity:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """How to read a volume again: kept in private/. detail: JSON-able."""
 
@@ -51,7 +51,7 @@ class Source:
     detail: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the header says that may leave: numbers and words of closed vocabularies."""
 
@@ -65,7 +65,7 @@ class Facts:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """One volume as read: where it came from, what it is, and (while in memory) the voxels."""
 

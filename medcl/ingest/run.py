@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from medcl.ingest.assemble import (
     write_or_remove,
 )
 from medcl.ingest.collect import Collection, collect
+from medcl.ingest.journal import JOURNAL
 from medcl.ingest.labels import join_labels, label_columns, merged, npz_labels
 from medcl.ingest.ledger import LedgerEntry, count_reasons, explain_counts
 from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
@@ -91,6 +93,8 @@ def ingest(
 ) -> Summary:
     """Read every file of the sources and write manifest, ledger, reports, labels, private/ and last the card to `out`.
 
+    The same line again reads only files that are new or changed since: also after a kill, at whatever moment.
+
     jobs: reading processes; 0 reads in this very process (quicker for a few files, but a file that crashes a codec takes
     the process with it). dask: address of a Dask scheduler whose workers read instead (they must see the sources under the
     same paths). key: the hash key; by default that of `out`, or a fresh one.
@@ -102,8 +106,11 @@ def ingest(
     label_table = read_csv(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
     names = label_columns(label_table, config.label_columns) if label_table else ()
     extras = _Extras(report_table, label_table, names)
-    whole = collect(sources, extras.tables, config, jobs, progress, dask=dask)
+    was_there = out.exists()
+    whole = collect(sources, extras.tables, config, jobs, progress, dask=dask, journal=lambda: make_private(out) / JOURNAL)
     if not whole.scans:
+        if not was_there:
+            shutil.rmtree(out)
         raise nothing_usable(whole)
     private = make_private(out)
     hasher = Hasher(keep_or_make_key(private, key))
