@@ -148,7 +148,7 @@ class _Pretraining:
             corpus=hash_of_folder(self.settings.store),
             licence=self.settings.licence,
             metrics=last_metrics(self.folder) if step else {},
-            items=index[["patient_key", "pixel_hash"]],
+            items=index,
         )
         save_backbone(method.backbone, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
 

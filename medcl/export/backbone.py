@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 NEXT = 'medcl embed {out} SCAN... --out embeddings.parquet, or medcl.load_backbone("{out}") in Python'
 WEIGHTS = "weights.safetensors"
 TRAINING_ITEMS = "training_items.parquet"
+ITEM_COLUMNS = ("patient_key", "pixel_hash", "near_hash")
 
 
 class ResolvedViews(Settings):
@@ -93,7 +94,7 @@ class Provenance:
     """Where the weights come from: what the card says to people and to the leak guard. No identifiers.
 
     method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: columns
-    `patient_key`, `pixel_hash` of what was trained on.
+    `patient_key`, `pixel_hash` and, where it is known, `near_hash` of what was trained on.
     """
 
     method: Mapping[str, Any]
@@ -155,7 +156,8 @@ def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: Vi
     _check_finite(tensors)
     write_bytes(partial / WEIGHTS, save(tensors))
     if provenance.items is not None:
-        items = provenance.items.loc[:, ["patient_key", "pixel_hash"]].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
+        columns = [name for name in ITEM_COLUMNS if name in provenance.items]
+        items = provenance.items[columns].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
         write_whole(partial / TRAINING_ITEMS, lambda path: items.to_parquet(path, index=False))
     _write_card(partial, tensors, config, views, provenance, None)
     proof = _prove(encoder, partial)

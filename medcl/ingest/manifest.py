@@ -40,6 +40,8 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "split": ("text", "train, val or test; by patient"),
     "pixel_hash": ("text", "hash of shape and values in RAS order; not keyed, so that leaks between data sets can be found"),
     "duplicate_group": ("integer", "volumes with one number above 0 have identical pixels"),
+    "near_hash": ("text", "perceptual hash: v or p and 256 bits, not keyed; few bits differ between guises of one scan; may be empty"),
+    "near_duplicate_group": ("integer", "volumes with one number above 0 look like one scan in several guises"),
     "flags": ("text[]", "doubts for a person to review, stable codes"),
 }
 LEDGER_COLUMNS: dict[str, tuple[str, str]] = {

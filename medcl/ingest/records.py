@@ -9,7 +9,7 @@ import numpy as np
 
 from medcl.foundation import geometry
 from medcl.foundation.types import Volume
-from medcl.ingest.duplicates import pixel_hash
+from medcl.ingest.duplicates import near_hash, pixel_hash
 from medcl.ingest.ledger import Fate
 
 MODALITIES = {
@@ -78,6 +78,7 @@ class Scan:
     units: str
     kind: str
     pixel_hash: str
+    near_hash: str = ""
     volume: Volume | None = None
 
     @property
@@ -102,13 +103,12 @@ class Outcome:
 
 
 def describe(volume: Volume, identity: Identity, source: Source, facts: Facts) -> Scan:
-    """Make the record of a volume, with its pixel hash and the flags that its values raise."""
+    """Make the record of a volume, with its hashes and the flags that its values raise."""
     shape = (int(volume.array.shape[0]), int(volume.array.shape[1]), int(volume.array.shape[2]))
     flags = tuple(sorted({*facts.flags, *value_flags(volume)}))
-    digest = pixel_hash(volume)
-    return Scan(
-        identity, source, replace(facts, flags=flags), shape, volume.affine, volume.modality, volume.units, volume.kind, digest, volume
-    )
+    facts = replace(facts, flags=flags)
+    hashes = pixel_hash(volume), "" if "looks_like_labels" in flags else near_hash(volume)
+    return Scan(identity, source, facts, shape, volume.affine, volume.modality, volume.units, volume.kind, *hashes, volume)
 
 
 def value_flags(volume: Volume) -> set[str]:

@@ -18,6 +18,7 @@ from medcl.ingest.assemble import (
     ledger_entries,
     ledger_row,
     manifest_rows,
+    near_groups,
     nothing_usable,
     source_rows,
     splits_of,
@@ -137,8 +138,9 @@ def _write(out: Path, whole: Collection, extras: _Extras, config: IngestConfig, 
     if extras.label_table:
         found_labels = merged(found_labels, join_labels(extras.label_table, scans, extras.label_names))
     masks = {attached.scan: hasher("mask", attached.mask.relative) for attached in whole.masks}
-    splits = splits_of(scans, found_labels, extras.tables, config)
-    rows = manifest_rows(scans, ids, found_reports, splits, hasher)
+    near = near_groups(scans)
+    splits = splits_of(scans, found_labels, extras.tables, near, config)
+    rows = manifest_rows(scans, ids, found_reports, splits, near, hasher)
     entries = ledger_entries(whole, ids, hasher)
     manifest.write_table(out / manifest.MANIFEST, manifest.table(rows, manifest.MANIFEST_COLUMNS))
     manifest.write_table(out / manifest.LEDGER, manifest.table(map(ledger_row, entries), manifest.LEDGER_COLUMNS))
