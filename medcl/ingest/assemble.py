@@ -141,7 +141,7 @@ def ledger_row(one: LedgerEntry) -> dict[str, Any]:
 def write_or_remove(path: Path, rows: list[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> None:
     """Write the table, or take away what an earlier run left."""
     if rows:
-        manifest.write_table(path, manifest.table(rows, columns))
+        manifest.write_rows(path, rows, columns)
     else:
         path.unlink(missing_ok=True)
 
