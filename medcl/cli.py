@@ -67,6 +67,7 @@ def ingest(
     settings: Settings = None,
     jobs: Jobs = 1,
     dask: Dask = None,
+    images: Annotated[bool, typer.Option(help="Whether overview.html shows thumbnails of scans.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,7 +77,9 @@ def ingest(
         from medcl.store.recipe import BUILT_IN
 
         chosen = _ingest_settings(settings)
-        summary = ingest_scans(sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress)
+        summary = ingest_scans(
+            sources, out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress, images=images
+        )
         fitting = [modality for modality in summary.modalities if modality in BUILT_IN]
         recipe = fitting[0] if fitting else "|".join([*BUILT_IN, "FILE.yaml"])
         talk.done(summary.lines, summary.counts, next=f"medcl prepare {out} --out {out}/store --recipe {recipe}")

@@ -27,6 +27,11 @@ from medcl.ingest.workers import Workers
 _CHILD_BYTES = 4 * 2**30
 
 
+def child_bytes(config: IngestConfig) -> int:
+    """The address space that a reading process may take."""
+    return _CHILD_BYTES + 6 * config.budget_bytes
+
+
 @dataclass
 class Collection:
     """Everything that was read: scans in a fixed order, their masks, one fate per file.
@@ -63,7 +68,7 @@ def collect(
     masks: list[Mask] = []
     with (
         Journal(journal() if journal else None, _basis(config)) as kept,
-        Workers(jobs, _CHILD_BYTES + 6 * config.budget_bytes, dask) as workers,
+        Workers(jobs, child_bytes(config), dask) as workers,
     ):
         planned = plan(found, tables, config, workers, progress, kept)
         whole.fates += planned.fates

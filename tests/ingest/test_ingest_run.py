@@ -126,7 +126,7 @@ def test_same_input_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
         ingest(source, tmp_path / name, reports=source / "table.csv", jobs=jobs, key=KEY)
         runs.append(every_byte(tmp_path / name))
     assert runs[0] == runs[1]
-    assert set(runs[0]) == {"manifest.parquet", "ledger.parquet", "reports.parquet", "labels.parquet", "card.json"}
+    assert set(runs[0]) == {"manifest.parquet", "ledger.parquet", "reports.parquet", "labels.parquet", "card.json", "overview.html"}
 
 
 def test_order_and_split_do_not_depend_on_the_key_or_on_names(tmp_path: Path) -> None:
