@@ -78,7 +78,7 @@ def test_jpeg_is_near() -> None:
     assert differing(hash_of(array, "picture"), hash_of(np.asarray(Image.open(stream)), "picture")) <= MOST_DIFFERING["p"]
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (31, 200), (64, 19, 20), (64, 64, 7)])
+@pytest.mark.parametrize("shape", [(28, 28), (31, 200), (64, 19, 19), (64, 64, 7)])
 def test_too_little_to_tell_by(shape: tuple[int, ...]) -> None:
     assert hash_of(scan(0, shape), "picture" if len(shape) == 2 else "volume") == ""
 
