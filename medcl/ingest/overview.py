@@ -26,6 +26,7 @@ PER_MODALITY = 12
 _EXAMPLES = 3
 _BINS = 16
 _PIXELS = 168
+_SLICED = 1.3  # an axis this much coarser than head to foot is the one across which slices were taken
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -96,7 +97,8 @@ def middle_slice(volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
         return array[:, :, 0].T.astype(np.float32), (array.shape[0] * spacing[0], array.shape[1] * spacing[1])
     array, affine = geometry.reorient(array, affine, "LAS")
     spacing = geometry.spacing_mm(affine)
-    across = int(np.argmax(np.round(spacing, 2) + np.array([0, 0, 1e-3])))
+    thickest = int(np.argmax(spacing))
+    across = thickest if spacing[thickest] > _SLICED * spacing[2] else 2
     plane = np.take(array, array.shape[across] // 2, axis=across).T[::-1]
     x, y = (axis for axis in range(3) if axis != across)
     return np.ascontiguousarray(plane, dtype=np.float32), (array.shape[x] * spacing[x], array.shape[y] * spacing[y])
