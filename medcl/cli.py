@@ -79,6 +79,7 @@ def ingest(
     settings: Settings = None,
     jobs: Jobs = 1,
     dask: Dask = None,
+    images: Annotated[bool, typer.Option(help="Whether overview.html shows thumbnails of scans.")] = True,
     audit_privacy: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Read no scans; look through DIR for the identifiers that DATA/private knows.")
     ] = None,
@@ -96,7 +97,15 @@ def ingest(
 
         chosen = _ingest_settings(settings)
         summary = ingest_scans(
-            sources or [], out, reports=reports, labels=labels, settings=chosen, jobs=jobs, dask=dask, progress=talk.progress
+            sources or [],
+            out,
+            reports=reports,
+            labels=labels,
+            settings=chosen,
+            jobs=jobs,
+            dask=dask,
+            progress=talk.progress,
+            images=images,
         )
         talk.done(summary.lines, summary.counts, next=_after_ingest(summary.modalities, out))
 

@@ -10,18 +10,33 @@ import numpy as np
 
 from medcl.export.backbone import TRAINING_ITEMS
 from medcl.foundation.errors import DataError
+from medcl.ingest.duplicates import near_any
 
 SHOWN = 10
+# The share of a test set that may look like a pretraining image by chance; see reports/ingest/duplicates.md.
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the guard knows of each test case: patient key, pixel hash, perceptual hash (empty where there is none)."""
+
+    patient: np.ndarray
+    pixel_hash: np.ndarray
+    near_hash: np.ndarray
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What was checked. checked, unknown: names of inits; patients, images: how many of the test set were met."""
+    """What was checked. checked, unknown: names of inits; patients, images: how many of the test set were met; near: how
+    many more test images look like one that was.
+    """
 
     checked: tuple[str, ...]
     unknown: tuple[str, ...]
     patients: int
     images: int
+    near: int = 0
 
     @property
     def sentence(self) -> str:
@@ -36,35 +51,46 @@ class LeakReport:
                 else "no test patient and no test image was"
             )
             parts.append(f"{met} in the pretraining sets of {', '.join(self.checked)}.")
+        if self.near:
+            parts.append(f"{self.near} more test images look like one of them: another guise of it, or a chance likeness; look at them.")
         if self.unknown:
             parts.append(f"{', '.join(self.unknown)} says nothing of what it was pretrained on, so a leak cannot be ruled out.")
         return " ".join(parts)
 
 
-def check_leaks(backbones: dict[str, Path], patient: np.ndarray, pixel_hash: np.ndarray, transductive: bool) -> LeakReport:
-    """Meet the test set (keys and pixel hashes of its cases) with what each backbone folder says it was trained on.
+@dataclass(frozen=True)
+class _Met:
+    """What of the test set one backbone was trained on."""
 
-    Patient keys are keyed per DATA folder, so across data sets only equal pixels can show a leak. Raises DataError
-    (exit 3) listing what was met, unless the study is transductive.
+    patients: set[str]
+    images: set[str]
+    near: set[str]
+
+    def is_leak(self, images: int) -> bool:
+        """Any patient or image; or more likenesses among `images` than chance gives."""
+        return bool(self.patients or self.images or len(self.near) > FALSE_ALARMS * images)
+
+
+def check_leaks(backbones: dict[str, Path], test: Scored, transductive: bool) -> LeakReport:
+    """Meet the test set with what each backbone folder says it was trained on.
+
+    Patient keys are keyed per DATA folder, so across data sets only equal or nearly equal pixels can show a leak. Raises
+    DataError (exit 3) listing what was met, unless the study is transductive; likenesses alone are an error where they
+    are more than 1% of the test images, and are told on the page in any case.
     """
-    import pandas as pd
-
     checked, unknown, lines = [], [], []
-    patients: set[str] = set()
-    images: set[str] = set()
+    total = _Met(set(), set(), set())
     for name, folder in backbones.items():
         if not (folder / TRAINING_ITEMS).is_file():
             unknown.append(name)
             continue
-        items = pd.read_parquet(folder / TRAINING_ITEMS)
-        own_patients = set(items["patient_key"].astype(str)) & set(patient)
-        own_images = set(items["pixel_hash"].astype(str)) & set(pixel_hash)
+        met = _meet(folder / TRAINING_ITEMS, test)
         checked.append(name)
-        patients |= own_patients
-        images |= own_images
-        if own_patients or own_images:
+        total = _Met(total.patients | met.patients, total.images | met.images, total.near | met.near)
+        if met.is_leak(len(test.pixel_hash)):
             lines.append(
-                f"{name}: {len(own_patients)} test patients ({_shown(own_patients)}), {len(own_images)} test images ({_shown(own_images)})"
+                f"{name}: {len(met.patients)} test patients ({_shown(met.patients)}), {len(met.images)} test images "
+                f"({_shown(met.images)}), {len(met.near)} near-duplicates ({_shown(met.near)})"
             )
     if lines and not transductive:
         raise DataError(
@@ -73,9 +99,19 @@ def check_leaks(backbones: dict[str, Path], patient: np.ndarray, pixel_hash: np.
             + "\nPretrain without it (pretraining leaves split 'test' out by default; `splits: [train]` leaves 'val' out too), "
             "or set transductive: true, which the page's title then says"
         )
-    return LeakReport(tuple(checked), tuple(unknown), len(patients), len(images))
+    return LeakReport(tuple(checked), tuple(unknown), len(total.patients), len(total.images), len(total.near - total.images))
+
+
+def _meet(path: Path, test: Scored) -> _Met:
+    import pandas as pd
+
+    items = pd.read_parquet(path)
+    images = set(items["pixel_hash"].astype(str)) & set(test.pixel_hash)
+    others = [str(value) for value in items["near_hash"]] if "near_hash" in items else []
+    alike = near_any([str(value) for value in test.near_hash], others)
+    return _Met(set(items["patient_key"].astype(str)) & set(test.patient), images, set(test.pixel_hash[alike]) - images)
 
 
 def _shown(found: Sequence[str] | set[str]) -> str:
     shown = ", ".join(sorted(found)[:SHOWN])
-    return shown + (", ..." if len(found) > SHOWN else "")
+    return (shown + (", ..." if len(found) > SHOWN else "")) or "none"

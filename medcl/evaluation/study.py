@@ -16,7 +16,7 @@ from medcl.evaluation.finetune import Budget, FinetuneFits, field_maker
 from medcl.evaluation.fits import Fit, FitFolder, FitKey, basis_of, hash_of_array
 from medcl.evaluation.frozen import FrozenFits
 from medcl.evaluation.initialisations import Initialisation, initialisations
-from medcl.evaluation.leaks import LeakReport, check_leaks
+from medcl.evaluation.leaks import LeakReport, Scored, check_leaks
 from medcl.evaluation.retrieval import retrieve_from_run
 from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
 from medcl.evaluation.settings import ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
@@ -230,7 +230,8 @@ class OpenStudy:
         tests = [(self.cases, self.draws.test)] + ([(self.paired, self._paired_test())] if self.paired else [])
         patient = np.concatenate([cases.cases.patient[rows] for cases, rows in tests])
         pixels = np.concatenate([cases.pixel_hash[rows] for cases, rows in tests])
-        return check_leaks(folders, patient, pixels, self.config.transductive)
+        near = np.concatenate([cases.near_hash[rows] for cases, rows in tests])
+        return check_leaks(folders, Scored(patient, pixels, near), self.config.transductive)
 
     def _numbers(self) -> tuple[int, ...]:
         task = self.config.task

@@ -64,12 +64,15 @@ class Stores:
 
 @dataclass(frozen=True)
 class StudyCases:
-    """The labelled cases that every store holds, in one order. volume: ids; classes: words for the class numbers."""
+    """The labelled cases that every store holds, in one order. volume: ids; classes: words for the class numbers;
+    near_hash: perceptual hashes, empty where there is none.
+    """
 
     volume: np.ndarray
     cases: Cases
     classes: tuple[str, ...]
     pixel_hash: np.ndarray
+    near_hash: np.ndarray
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -117,13 +120,14 @@ def study_cases(stores: Sequence[VolumeStore], task: Any) -> StudyCases:
     if not rows:
         raise DataError(_nothing(task))
     volume, patient, official, pixels = (np.array([str(index[name].iat[row]) for row in rows]) for name in _COLUMNS)
+    near = np.array([str(index["near_hash"].iat[row]) if "near_hash" in index else "" for row in rows])
     of_case = [words[0][name] for name in volume]
     classes: tuple[str, ...] = tuple(sorted(set(of_case), key=_as_number_first))
     if isinstance(task, ClassificationTask) and len(set(of_case)) < 2:
         raise DataError(f"task.label '{task.label}': every labelled case is '{of_case[0]}'; two classes are needed")
     code = {word: number for number, word in enumerate(classes)}
     labels = np.array([code[word] for word in of_case])
-    return StudyCases(volume, Cases(patient, labels, np.where(np.isin(official, _PARTS), official, "")), classes, pixels)
+    return StudyCases(volume, Cases(patient, labels, np.where(np.isin(official, _PARTS), official, "")), classes, pixels, near)
 
 
 def draw(cases: StudyCases, config: StudyConfig) -> Draws:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NEXT = 'medcl embed {out} SCAN... --out embeddings.parquet, or medcl.load_backbone("{out}") in Python'
 WEIGHTS = "weights.safetensors"
 TRAINING_ITEMS = "training_items.parquet"
+ITEM_COLUMNS = ("patient_key", "pixel_hash", "near_hash")
 
 
 class ResolvedViews(Settings):
@@ -94,7 +95,8 @@ class Provenance:
     """Where the weights come from: what the card says to people and to the leak guard. No identifiers.
 
     method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: the rows of the store's
-    index that were trained on; their `patient_key` and `pixel_hash` are kept for the leak guard, the rest is counted.
+    index that were trained on; their `patient_key`, `pixel_hash` and, where known, `near_hash` are kept for the leak guard, the rest
+    is counted.
     """
 
     method: Mapping[str, Any]
@@ -156,7 +158,8 @@ def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: Vi
     _check_finite(tensors)
     write_bytes(partial / WEIGHTS, save(tensors))
     if provenance.items is not None:
-        items = provenance.items.loc[:, ["patient_key", "pixel_hash"]].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
+        columns = [name for name in ITEM_COLUMNS if name in provenance.items]
+        items = provenance.items[columns].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
         write_whole(partial / TRAINING_ITEMS, lambda path: items.to_parquet(path, index=False))
     _write_card(partial, tensors, config, views, provenance, None)
     proof = _prove(encoder, partial)

@@ -11,7 +11,7 @@ from typing import Any
 from medcl.foundation.errors import DataError
 from medcl.ingest import manifest
 from medcl.ingest.collect import Collection
-from medcl.ingest.duplicates import groups_of_equals
+from medcl.ingest.duplicates import groups_of_equals, groups_of_near
 from medcl.ingest.identifiers import identifier_rows
 from medcl.ingest.labels import Value
 from medcl.ingest.ledger import LedgerEntry, count_reasons, entry, explain_counts
@@ -35,8 +35,19 @@ def volume_ids(scans: Sequence[Scan], hasher: Hasher) -> list[str]:
     return [hasher("volume", scan.identity.patient, scan.identity.volume, str(scan.facts.time_index)) for scan in scans]
 
 
+def near_groups(scans: Sequence[Scan]) -> dict[int, int]:
+    """Index of a scan -> the number of its group of near-duplicates, see groups_of_near."""
+    series = [f"{scan.identity.patient}\0{scan.identity.series}" for scan in scans]
+    return groups_of_near([scan.near_hash for scan in scans], [scan.pixel_hash for scan in scans], series)
+
+
 def manifest_rows(
-    scans: Sequence[Scan], ids: Sequence[str], reports: Sequence[Report], splits: Sequence[str], hasher: Hasher
+    scans: Sequence[Scan],
+    ids: Sequence[str],
+    reports: Sequence[Report],
+    splits: Sequence[str],
+    near: Mapping[int, int],
+    hasher: Hasher,
 ) -> list[dict[str, Any]]:
     """One row per scan, in the order of the scans."""
     report_of = {index: report.report_id for report in reports for index in report.scans}
@@ -67,13 +78,23 @@ def manifest_rows(
                 "split": splits[index],
                 "pixel_hash": scan.pixel_hash,
                 "duplicate_group": groups.get(index, 0),
-                "flags": sorted({*facts.flags, *(["duplicate_pixels"] if index in groups else [])}),
+                "near_hash": scan.near_hash,
+                "near_duplicate_group": near.get(index, 0),
+                "flags": sorted(
+                    {*facts.flags, *["duplicate_pixels"] * (index in groups), *["near_duplicate"] * (index in near)},
+                ),
             }
         )
     return rows
 
 
-def splits_of(scans: Sequence[Scan], labels: Mapping[int, Mapping[str, Value]], tables: Sequence[Table], config: IngestConfig) -> list[str]:
+def splits_of(
+    scans: Sequence[Scan],
+    labels: Mapping[int, Mapping[str, Value]],
+    tables: Sequence[Table],
+    near: Mapping[int, int],
+    config: IngestConfig,
+) -> list[str]:
     """The split that the data or a table bring; else one drawn by patient. A patient's scans never part.
 
     Raises DataError where what was brought puts one patient into two splits.
@@ -93,7 +114,7 @@ def splits_of(scans: Sequence[Scan], labels: Mapping[int, Mapping[str, Value]], 
     strata = [str(labels.get(index, {}).get(name, "")) for index in range(len(scans))]
     few = len(set(strata)) <= max(2, len(scans) // 4)
     patients, hashes = [scan.identity.patient for scan in scans], [scan.pixel_hash for scan in scans]
-    drawn = split_patients(patients, hashes, strata if few else [""] * len(scans), config.split)
+    drawn = split_patients(patients, hashes, strata if few else [""] * len(scans), config.split, near)
     return [part or other for part, other in zip(known, drawn, strict=True)]
 
 
@@ -123,7 +144,7 @@ def ledger_row(one: LedgerEntry) -> dict[str, Any]:
 def write_or_remove(path: Path, rows: list[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> None:
     """Write the table, or take away what an earlier run left."""
     if rows:
-        manifest.write_table(path, manifest.table(rows, columns))
+        manifest.write_rows(path, rows, columns)
     else:
         path.unlink(missing_ok=True)
 
@@ -161,7 +182,7 @@ def write_private(
     out: Path, whole: Collection, ids: Sequence[str], masks: Mapping[int, str], tables: Sequence[Table], hasher: Hasher
 ) -> None:
     """Write what only private/ may hold: where every volume came from, and every identifier that was met."""
-    manifest.write_table(out / manifest.SOURCES, manifest.table(source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS))
+    manifest.write_rows(out / manifest.SOURCES, source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS)
     identifiers = identifier_rows(whole, tables, hasher)
     manifest.write_table(out / manifest.IDENTIFIERS, manifest.table(identifiers, manifest.IDENTIFIER_COLUMNS))
 

@@ -46,13 +46,13 @@ class Data:
     def labels(self) -> pd.DataFrame | None:
         """volume_id, one column per label (missing where unknown), mask_id where there are masks; None without labels."""
         path = self.folder / manifest.LABELS
-        return manifest.read_table(path) if path.is_file() else None
+        return manifest.read_table(path) if path.exists() else None
 
     @cached_property
     def reports(self) -> pd.DataFrame | None:
         """Scrubbed reports; None where there are none."""
         path = self.folder / manifest.REPORTS
-        return manifest.read_table(path) if path.is_file() else None
+        return manifest.read_table(path) if path.exists() else None
 
     def volume(self, volume_id: str) -> Volume:
         """Read a volume again from its source. Raises DataError where the source is gone or has changed."""

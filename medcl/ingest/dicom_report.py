@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pydicom
@@ -12,6 +11,7 @@ from pydicom.valuerep import PersonName
 
 from medcl.ingest.dicom_header import quiet_pydicom
 from medcl.ingest.ledger import Refused
+from medcl.ingest.records import Written
 
 # Basic Text, Enhanced, Comprehensive, Comprehensive 3D, Extensible. Dose and CAD reports are tables of numbers, not texts.
 _WITH_TEXT = tuple(f"1.2.840.10008.5.1.4.1.1.88.{end}" for end in ("11", "22", "33", "34", "35"))
@@ -20,24 +20,6 @@ _SAID = {"CONTAINS", "HAS PROPERTIES", "INFERRED FROM", "SELECTED FROM", ""}
 _DEEPEST, _MOST_ITEMS, _MOST_BYTES = 16, 5000, 2**24
 _PEOPLE = ("PatientName", "OtherPatientNames", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "PhysiciansOfRecord",
            "NameOfPhysiciansReadingStudy", "InstitutionName")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Written:
-    """A report of a DICOM file, with what joins it to its images. Private until it is scrubbed."""
-
-    path: str
-    patient: str
-    study: str
-    accession: str
-    names: tuple[str, ...]
-    text: str
-
-    def row(self) -> dict[str, str]:
-        """The row of a table of reports, by role."""
-        return {"path": self.path, "patient": self.patient, "study": self.study, "accession": self.accession, "text": self.text} | {
-            "names": "\n".join(self.names)
-        }
 
 
 def read_report(path: str) -> Written | None:

@@ -105,7 +105,7 @@ class Refused(Exception):
         self.path = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fate:
     """What became of one file, while its path is still known. Never written outside private/."""
 
@@ -115,7 +115,7 @@ class Fate:
     volume: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One file of the ledger. `path` is for the caller in the same process; it is neither printed nor written."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import write_whole
+from medcl.foundation.files import sync_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +22,8 @@ REPORTS = "reports.parquet"
 LABELS = "labels.parquet"
 SOURCES = "private/sources.parquet"
 IDENTIFIERS = "private/identifiers.parquet"
+
+ROWS_AT_ONCE, BATCHES_PER_FILE = 65_536, 16
 
 # column -> (type, meaning). `text[]` and friends are lists.
 MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
@@ -42,6 +47,8 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "split": ("text", "train, val or test; by patient"),
     "pixel_hash": ("text", "hash of shape and values in RAS order; not keyed, so that leaks between data sets can be found"),
     "duplicate_group": ("integer", "volumes with one number above 0 have identical pixels"),
+    "near_hash": ("text", "perceptual hash: v or p and 256 bits, not keyed; few bits differ between guises of one scan; may be empty"),
+    "near_duplicate_group": ("integer", "volumes with one number above 0 look like one scan in several guises"),
     "flags": ("text[]", "doubts for a person to review, stable codes"),
 }
 LEDGER_COLUMNS: dict[str, tuple[str, str]] = {
@@ -89,18 +96,50 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, st
     return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(columns))
 
 
-def write_table(path: Path, content: pa.Table) -> None:
-    """Write parquet, whole or not at all."""
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> None:
+    """Write rows as parquet, whole or not at all, 65,536 of them in memory at a time.
+
+    Up to 1,048,576 rows are one file; more are a folder of that name with as many in each part, which pandas and pyarrow
+    read alike. Raises KeyError as `table` does.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        parts = _write_parts(partial, iter(rows), columns)
+        if path.is_dir() or len(parts) > 1:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        os.replace(parts[0] if len(parts) == 1 else partial, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_parts(folder: Path, rows: Iterator[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> list[Path]:
+    """At least one file, without rows where there are none."""
     import pyarrow.parquet as pq
 
-    write_whole(path, lambda partial: pq.write_table(content, partial))
+    parts: list[Path] = []
+    batch = list(islice(rows, ROWS_AT_ONCE))
+    while batch or not parts:
+        parts.append(folder / f"part-{len(parts):05d}.parquet")
+        with open(parts[-1], "wb") as file:
+            with pq.ParquetWriter(file, _schema(columns)) as writer:
+                for _ in range(BATCHES_PER_FILE):
+                    writer.write_table(table(batch, columns))
+                    batch = list(islice(rows, ROWS_AT_ONCE))
+                    if not batch:
+                        break
+            file.flush()
+            os.fsync(file.fileno())
+    return parts
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read parquet into pandas. Raises UserError where the file is missing."""
     import pandas as pd
 
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"{path}: missing; the folder is damaged, run `medcl ingest` again")
     frame = pd.read_parquet(path)
     for name in ("shape", "spacing_mm", "flags", "paths"):

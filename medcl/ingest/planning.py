@@ -6,21 +6,19 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 from medcl.foundation.errors import UserError
 from medcl.foundation.progress import Progress
 from medcl.ingest.hints import Hint, from_name, is_mask_name, laid_over
-from medcl.ingest.ledger import Fate, Refused
+from medcl.ingest.journal import Journal, worth_keeping
+from medcl.ingest.ledger import Fate
 from medcl.ingest.readers import DICOM_GROUP, DICOM_PICTURE, DICOM_REPORT, MASK, NIFTI, NPZ, PICTURE, Unit
 from medcl.ingest.records import Identity
 from medcl.ingest.settings import Columns, IngestConfig
 from medcl.ingest.sources import Met, Survey
 from medcl.ingest.tables import Table, read_rows
-from medcl.ingest.workers import Workers, give_time
-
-if TYPE_CHECKING:
-    from medcl.ingest.dicom_header import Frame
+from medcl.ingest.workers import Workers
 
 HEADERS_PER_TASK = 64
 _FATES_BY_KIND = {"empty": "empty_file", "other": "not_an_image", "table": "not_an_image"}
@@ -28,27 +26,19 @@ _FATES_BY_KIND = {"empty": "empty_file", "other": "not_an_image", "table": "not_
 
 @dataclass
 class Plan:
-    """Units to read, and the files whose fate is already known. damaged: series that lost a file to a refusal."""
+    """Units to read, and the files whose fate is already known."""
 
-    units: list[Unit] = field(default_factory=list)
+    units: Units
     fates: list[Fate] = field(default_factory=list)
-    damaged: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class HeaderTask:
-    """Some DICOM files whose headers one process reads."""
+def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: Workers, progress: Progress, journal: Journal) -> Plan:
+    """Read the DICOM headers that the journal lacks, and make a unit of every series and every other image or mask.
 
-    files: tuple[Met, ...]
-    config: IngestConfig
-
-
-def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: Workers, progress: Progress) -> Plan:
-    """Read DICOM headers, group them, and make a unit of every other file that is an image or a mask.
-
-    BIDS' participants.tsv is read for age and sex wherever it lies among the sources.
+    BIDS' participants.tsv is read for age and sex wherever it lies among the sources. Headers wait in the journal: what
+    stays in memory is the number of each DICOM file, and the hint of each other one.
     """
-    result = Plan(fates=list(found.fates))
+    result = Plan(Units(journal), list(found.fates))
     tables = [*tables, *_participants(found.files)]
     given = {os.path.realpath(table.path) for table in tables}
     by_kind: dict[str, list[Met]] = {}
@@ -60,89 +50,93 @@ def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: 
     _plan_dicom(by_kind.get("dicom", []), result, config, workers, progress)
     _plan_nifti(by_kind.get("nifti", []), result, tables)
     _plan_pictures(by_kind.get("picture", []), result, tables)
-    result.units += [Unit(NPZ, (met,), hint=Hint()) for met in by_kind.get("npz", [])]
+    for met in by_kind.get("npz", []):
+        result.units.add(Unit(NPZ, (met,), hint=Hint()))
     return result
 
 
-@dataclass
-class Headers:
-    """What a HeaderTask came to. damaged: series that a refused file says it belongs to."""
+class Units(Sequence[Unit]):
+    """The units of a plan, each completed by its headers from the journal when it is asked for."""
 
-    frames: list[Frame] = field(default_factory=list)
-    fates: list[Fate] = field(default_factory=list)
-    damaged: set[str] = field(default_factory=set)
+    def __init__(self, journal: Journal, bare: Sequence[Unit] = ()) -> None:
+        self.journal = journal
+        self._bare = list(bare)
 
+    def __len__(self) -> int:
+        return len(self._bare)
 
-def read_headers(task: HeaderTask) -> Headers:
-    """Frames and fates of some DICOM files. Never raises."""
-    from medcl.ingest.dicom_header import quiet_pydicom
+    def __getitem__(self, index: int) -> Unit:  # type: ignore[override]
+        unit = self._bare[index]
+        if unit.reader not in (DICOM_GROUP, DICOM_PICTURE):
+            return unit
+        return replace(unit, headers=tuple(self.journal.get(met.key) for met in unit.files))
 
-    result = Headers()
-    with quiet_pydicom():
-        for met in task.files:
-            _read_header(met, task.config, result)
-    return result
+    def add(self, unit: Unit) -> None:
+        """Put one more at the end."""
+        self._bare.append(unit)
 
+    def only(self, indices: Sequence[int]) -> Units:
+        """Some of them."""
+        return Units(self.journal, [self._bare[index] for index in indices])
 
-def _read_header(met: Met, config: IngestConfig, result: Headers) -> None:
-    from medcl.ingest.dicom_frames import read_frames
-
-    try:
-        give_time(os.path.getsize(met.path))
-        result.frames += read_frames(met.path, met.relative, config)
-    except Refused as refusal:
-        result.fates.append(Fate(met.path, refusal.reason, refusal.detail))
-        result.damaged |= {refusal.series} if refusal.series else set()
-    except PermissionError:
-        result.fates.append(Fate(met.path, "no_permission"))
-    except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
-        known = isinstance(error, OSError | RecursionError)
-        result.fates.append(Fate(met.path, "unreadable" if known else "internal", type(error).__name__))
-
-
-def _dead_headers(task: HeaderTask) -> Headers:
-    return Headers(fates=[Fate(met.path, "decoder_died") for met in task.files])
+    def keys(self) -> list[str]:
+        """What each unit's result is kept under."""
+        return [unit.key for unit in self._bare]
 
 
 def _plan_dicom(files: list[Met], result: Plan, config: IngestConfig, workers: Workers, progress: Progress) -> None:
     if not files:
         return
-    from medcl.ingest.dicom import is_picture
-    from medcl.ingest.dicom_series import group
+    from medcl.ingest.headers import Brief, brief_of
 
-    frames = _frames_of(files, result, config, workers, progress)
-    met_of = {met.path: met for met in files}
-    pictures: dict[str, list[Frame]] = {}
-    slices: list[Frame] = []
-    for frame in sorted(frames, key=lambda one: (one.header.relative, one.number)):
-        if is_picture(frame):
-            pictures.setdefault(frame.header.path, []).append(frame)
+    journal = result.units.journal
+    _read_missing(files, journal, config, workers, progress)
+    damaged: set[str] = set()
+    series: dict[str, list[Met]] = {}
+    name_of: dict[str, str] = {}
+    for met in sorted(files, key=lambda one: one.relative):
+        brief: Brief = brief_of(journal.get(met.key))
+        if brief.reason == "structured_report":
+            result.units.add(Unit(DICOM_REPORT, (met,)))
+        elif brief.reason:
+            result.fates.append(Fate(met.path, brief.reason, brief.detail))
+            damaged |= {brief.series} - {""}
+        elif brief.picture:
+            result.units.add(Unit(DICOM_PICTURE, (met,)))
         else:
-            slices.append(frame)
-    for path, shots in pictures.items():
-        result.units.append(Unit(DICOM_PICTURE, (met_of[path],), tuple(shots)))
-    for members in group(slices):
-        paths = dict.fromkeys(frame.header.path for frame in members)
-        flags = ("series_lost_a_file",) if members[0].header.patient.series in result.damaged else ()
-        result.units.append(Unit(DICOM_GROUP, tuple(met_of[path] for path in paths), tuple(members), flags=flags))
+            series.setdefault(brief.who, []).append(met)
+            name_of[brief.who] = brief.series
+    for who, members in series.items():
+        flags = ("series_lost_a_file",) if name_of[who] in damaged else ()
+        result.units.add(Unit(DICOM_GROUP, tuple(members), flags=flags))
 
 
-def _frames_of(files: list[Met], result: Plan, config: IngestConfig, workers: Workers, progress: Progress) -> list[Frame]:
-    tasks = [HeaderTask(tuple(files[at : at + HEADERS_PER_TASK]), config) for at in range(0, len(files), HEADERS_PER_TASK)]
-    done: list[Headers] = []
-    alone: list[HeaderTask] = []
-    for index, headers in progress.track(workers.work(read_headers, tasks, _dead_headers), len(tasks), "reading headers"):
-        if any(fate.reason == "decoder_died" for fate in headers.fates) and len(tasks[index].files) > 1:
-            alone += [HeaderTask((met,), config) for met in tasks[index].files]
+def _read_missing(files: list[Met], journal: Journal, config: IngestConfig, workers: Workers, progress: Progress) -> None:
+    """Put the headers of every file into the journal. Where a chunk kills its process, its files are tried one by one."""
+    from medcl.ingest.headers import dead_headers, read_headers
+
+    missing = [met for met in files if met.key not in journal]
+    chunks = [tuple(missing[at : at + HEADERS_PER_TASK]) for at in range(0, len(missing), HEADERS_PER_TASK)]
+    read = partial(read_headers, config=config)
+    alone: list[tuple[Met, ...]] = []
+    for index, texts in progress.track(workers.work(read, chunks, _nothing), len(chunks), "reading headers"):
+        if texts is None:
+            alone += [(met,) for met in chunks[index]]
         else:
-            done.append(headers)
-    done += [headers for _, headers in workers.work(read_headers, alone, _dead_headers)]
-    met_of = {met.path: met for met in files}
-    for headers in done:
-        result.units += [Unit(DICOM_REPORT, (met_of[fate.path],)) for fate in headers.fates if fate.reason == "structured_report"]
-        result.fates += [fate for fate in headers.fates if fate.reason != "structured_report"]
-        result.damaged |= headers.damaged
-    return [frame for headers in done for frame in headers.frames]
+            _keep(chunks[index], texts, journal)
+    for index, texts in workers.work(read, alone, dead_headers):
+        _keep(alone[index], texts, journal)
+
+
+def _nothing(_: object) -> list[str] | None:
+    return None
+
+
+def _keep(files: Sequence[Met], texts: Sequence[str], journal: Journal) -> None:
+    from medcl.ingest.headers import brief_of
+
+    for met, text in zip(files, texts, strict=True):
+        journal.put(met.key, text, keep=worth_keeping([brief_of(text).reason]))
 
 
 def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table]) -> None:
@@ -151,7 +145,7 @@ def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table]) -> None
     for met in met_of.values():
         both = (met, halves[met.path]) if met.path in halves else (met,)
         reader = MASK if is_mask_name(met.relative) else NIFTI
-        result.units.append(Unit(reader, both, hint=hint_of(met, tables)[0]))
+        result.units.add(Unit(reader, both, hint=hint_of(met, tables)[0]))
 
 
 def _data_path(path: str) -> str:
@@ -168,7 +162,7 @@ def _plan_pictures(files: list[Met], result: Plan, tables: Sequence[Table]) -> N
         if naming and not named:
             result.fates.append(Fate(met.path, "not_in_table"))
             continue
-        result.units.append(Unit(PICTURE, (met,), hint=hint))
+        result.units.add(Unit(PICTURE, (met,), hint=hint))
 
 
 def hint_of(met: Met, tables: Sequence[Table]) -> tuple[Hint, bool]:

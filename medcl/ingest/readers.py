@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,17 @@ from medcl.foundation.errors import UserError
 from medcl.foundation.types import Volume
 from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.hints import Hint
+from medcl.ingest.journal import key_of, worth_keeping
 from medcl.ingest.ledger import Fate, Refused
 from medcl.ingest.masks import Mask
-from medcl.ingest.records import Outcome, Scan, Source
+from medcl.ingest.plain import to_text
+from medcl.ingest.records import Outcome, Scan, Source, Written
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.sources import Met
 from medcl.ingest.workers import give_memory, give_time
 
 if TYPE_CHECKING:
     from medcl.ingest.dicom_header import Frame
-    from medcl.ingest.dicom_report import Written
 
 DICOM_GROUP, DICOM_PICTURE, NIFTI, MASK, PICTURE, NPZ = "dicom_group", "dicom_picture", "nifti", "mask", "picture", "npz"
 DICOM_REPORT = "dicom_report"
@@ -28,13 +29,22 @@ DICOM_REPORT = "dicom_report"
 
 @dataclass(frozen=True)
 class Unit:
-    """What one process reads in one go: a group of DICOM frames, or one file (.hdr and .img: both) of another kind."""
+    """What one process reads in one go: a DICOM series, or one file (.hdr and .img: both) of another kind.
+
+    headers: a text per DICOM file, see headers.py; frames: the same, taken up.
+    """
 
     reader: str
     files: tuple[Met, ...]
+    headers: tuple[str, ...] = ()
     frames: tuple[Frame, ...] = ()
     hint: Hint = field(default_factory=Hint)
     flags: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What its result is kept under: all that it depends on but the settings. Headers follow from the files."""
+        return key_of(self.reader, repr(self.hint), *self.flags, *(met.key for met in self.files))
 
 
 @dataclass
@@ -48,6 +58,44 @@ class UnitResult:
 
 def read_unit(unit: Unit, config: IngestConfig, keep_voxels: bool = False) -> UnitResult:
     """Read one unit. Never raises: what goes wrong becomes the fate of its files."""
+    try:
+        parts = parts_of(unit)
+    except Exception as error:
+        return refused(unit, "internal", type(error).__name__)
+    return joined([_read_part(part, config, keep_voxels) for part in parts])
+
+
+def read_as_text(unit: Unit, config: IngestConfig) -> tuple[str, bool]:
+    """`read_unit` as a line for the journal, small whatever the volumes' size; and whether to keep it for another run."""
+    result = read_unit(unit, config)
+    return to_text(result), worth_keeping(fate.reason for fate in result.outcome.fates)
+
+
+def parts_of(unit: Unit) -> list[Unit]:
+    """What fails by itself: a part for each group of a series' frames (see dicom_series.group); any other unit is one."""
+    if not unit.headers:
+        return [unit]
+    from medcl.ingest.dicom_series import group
+    from medcl.ingest.headers import frames_of
+
+    frames = frames_of(unit.headers)
+    met_of = {met.path: met for met in unit.files}
+    found = [frames] if unit.reader == DICOM_PICTURE else group(frames)
+    paths = [dict.fromkeys(frame.header.path for frame in members) for members in found]
+    return [
+        replace(unit, files=tuple(met_of[path] for path in own), headers=(), frames=tuple(members))
+        for own, members in zip(paths, found, strict=True)
+    ]
+
+
+def joined(results: Sequence[UnitResult]) -> UnitResult:
+    """The results of a unit's parts as its own; only a unit of one part can be a mask or a report."""
+    scans = [scan for result in results for scan in result.outcome.scans]
+    fates = [fate for result in results for fate in result.outcome.fates]
+    return UnitResult(Outcome(scans, fates), results[0].mask, results[0].report)
+
+
+def _read_part(unit: Unit, config: IngestConfig, keep_voxels: bool) -> UnitResult:
     try:
         size = sum(os.path.getsize(met.path) for met in unit.files)
         give_time(size)

@@ -9,7 +9,7 @@ import numpy as np
 
 from medcl.foundation import geometry
 from medcl.foundation.types import Volume
-from medcl.ingest.duplicates import pixel_hash
+from medcl.ingest.duplicates import near_hash, pixel_hash
 from medcl.ingest.ledger import Fate
 from medcl.ingest.units import hu_doubts, sample
 
@@ -24,7 +24,7 @@ def modality_name(text: str) -> str:
     return MODALITIES.get(text.strip().upper(), text.strip().lower())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who and what a scan is, in the hospital's own words. Only its keyed hashes leave ingest.
 
@@ -44,7 +44,7 @@ class Identity:
     birth_date: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """How to read a volume again: kept in private/. detail: JSON-able."""
 
@@ -53,7 +53,7 @@ class Source:
     detail: dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the header says that may leave: numbers and words of closed vocabularies."""
 
@@ -67,7 +67,7 @@ class Facts:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """One volume as read: where it came from, what it is, and (while in memory) the voxels."""
 
@@ -80,6 +80,7 @@ class Scan:
     units: str
     kind: str
     pixel_hash: str
+    near_hash: str = ""
     volume: Volume | None = None
 
     @property
@@ -103,14 +104,31 @@ class Outcome:
     fates: list[Fate] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A report of a DICOM file, with what joins it to its images. Private until it is scrubbed."""
+
+    path: str
+    patient: str
+    study: str
+    accession: str
+    names: tuple[str, ...]
+    text: str
+
+    def row(self) -> dict[str, str]:
+        """The row of a table of reports, by role."""
+        return {"path": self.path, "patient": self.patient, "study": self.study, "accession": self.accession, "text": self.text} | {
+            "names": "\n".join(self.names)
+        }
+
+
 def describe(volume: Volume, identity: Identity, source: Source, facts: Facts) -> Scan:
-    """Make the record of a volume, with its pixel hash and the flags that its values raise."""
+    """Make the record of a volume, with its hashes and the flags that its values raise."""
     shape = (int(volume.array.shape[0]), int(volume.array.shape[1]), int(volume.array.shape[2]))
     flags = tuple(sorted({*facts.flags, *value_flags(volume)}))
-    digest = pixel_hash(volume)
-    return Scan(
-        identity, source, replace(facts, flags=flags), shape, volume.affine, volume.modality, volume.units, volume.kind, digest, volume
-    )
+    facts = replace(facts, flags=flags)
+    hashes = pixel_hash(volume), "" if "looks_like_labels" in flags else near_hash(volume)
+    return Scan(identity, source, facts, shape, volume.affine, volume.modality, volume.units, volume.kind, *hashes, volume)
 
 
 def value_flags(volume: Volume) -> set[str]:

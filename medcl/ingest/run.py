@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from medcl.foundation.files import CARD, write_card
+from medcl.foundation.files import CARD, write_card, write_text
 from medcl.foundation.progress import Progress, Silent
 from medcl.ingest import manifest
 from medcl.ingest.assemble import (
@@ -17,16 +20,20 @@ from medcl.ingest.assemble import (
     ledger_entries,
     ledger_row,
     manifest_rows,
+    near_groups,
     nothing_usable,
     splits_of,
     volume_ids,
     write_or_remove,
     write_private,
 )
-from medcl.ingest.collect import Collection, collect
+from medcl.ingest.collect import Collection, child_bytes, collect
+from medcl.ingest.journal import JOURNAL
 from medcl.ingest.labels import join_labels, label_columns, merged, npz_labels
 from medcl.ingest.ledger import LedgerEntry, count_reasons, explain_counts
+from medcl.ingest.overview import OVERVIEW, overview_page, thumbnails
 from medcl.ingest.privacy import Hasher, keep_or_make_key, make_private
+from medcl.ingest.records import Scan
 from medcl.ingest.reports import Report, join_reports
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.tables import Table, read_rows, table_of
@@ -49,7 +56,9 @@ class Summary:
     masks: int
     reports: int
     labelled: int
+    series: int = 0
     modalities: dict[str, int] = field(default_factory=dict)
+    spacings_mm: dict[str, str] = field(default_factory=dict)
     splits: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
@@ -62,7 +71,8 @@ class Summary:
         counts = ", ".join(f"{number} {name}" for name, number in self.modalities.items())
         lines = [
             f"{self.files} files: {self.used} used, {self.skipped} skipped, {self.refused} refused",
-            f"{self.volumes} volumes and {self.pictures} pictures of {self.patients} patients ({counts})",
+            f"{self.volumes} volumes and {self.pictures} pictures in {self.series} series of {self.patients} patients ({counts})",
+            "median spacing in mm: " + ", ".join(f"{name} {spacing}" for name, spacing in self.spacings_mm.items()),
             f"{self.masks} masks, {self.reports} reports, {self.labelled} with labels; "
             + ", ".join(f"{number} {name}" for name, number in self.splits.items()),
         ]
@@ -72,7 +82,7 @@ class Summary:
             lines += ["to review (column `flags`): " + ", ".join(f"{number} {name}" for name, number in self.flags.items())]
         if self.report_flags:
             lines += ["of the reports: " + ", ".join(f"{number} {name}" for name, number in self.report_flags.items())]
-        return lines
+        return [*lines, f"to look at before going on: {Path(self.out) / OVERVIEW}"]
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -91,12 +101,16 @@ def ingest(
     dask: str | None = None,
     progress: Progress | None = None,
     key: bytes | None = None,
+    images: bool = True,
 ) -> Summary:
     """Read every file of the sources and write manifest, ledger, reports, labels, private/ and last the card to `out`.
 
+    The same line again reads only files that are new or changed since: also after a kill, at whatever moment.
+
     jobs: reading processes; 0 reads in this very process (quicker for a few files, but a file that crashes a codec takes
     the process with it). dask: address of a Dask scheduler whose workers read instead (they must see the sources under the
-    same paths). key: the hash key; by default that of `out`, or a fresh one.
+    same paths). key: the hash key; by default that of `out`, or a fresh one. images: whether overview.html shows
+    thumbnails.
     Raises UserError for what was given wrongly, DataError (exit 3) where nothing was usable.
     """
     config, progress, out = settings or IngestConfig(), progress or Silent(), Path(out)
@@ -105,13 +119,17 @@ def ingest(
     label_table = read_rows(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
     names = label_columns(label_table, config.label_columns) if label_table else ()
     extras = _Extras(report_table, label_table, names)
-    whole = collect(sources, extras.tables, config, jobs, progress, dask=dask)
+    was_there = out.exists()
+    whole = collect(sources, extras.tables, config, jobs, progress, dask=dask, journal=lambda: make_private(out) / JOURNAL)
     if not whole.scans:
+        if not was_there:
+            shutil.rmtree(out)
         raise nothing_usable(whole)
     private = make_private(out)
     hasher = Hasher(keep_or_make_key(private, key))
     (out / CARD).unlink(missing_ok=True)
-    return _write(out, whole, extras, config, hasher)
+    draw = partial(thumbnails, config=config, jobs=jobs, most_bytes=child_bytes(config), dask=dask, progress=progress)
+    return _write(out, whole, extras, config, hasher, draw if images else lambda scans, rows: {})
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,14 @@ class _Extras:
         return [*given, table_of([report.row() for report in whole.reports])] if whole.reports else given
 
 
-def _write(out: Path, whole: Collection, extras: _Extras, config: IngestConfig, hasher: Hasher) -> Summary:
+def _write(
+    out: Path,
+    whole: Collection,
+    extras: _Extras,
+    config: IngestConfig,
+    hasher: Hasher,
+    draw: Callable[[Sequence[Scan], Sequence[Mapping[str, Any]]], dict[int, str]],
+) -> Summary:
     scans = whole.scans
     ids = volume_ids(scans, hasher)
     found_reports = join_reports(extras.report_tables(whole), scans, hasher, config.reports)
@@ -139,16 +164,19 @@ def _write(out: Path, whole: Collection, extras: _Extras, config: IngestConfig, 
     if extras.label_table:
         found_labels = merged(found_labels, join_labels(extras.label_table, scans, extras.label_names))
     masks = {attached.scan: hasher("mask", attached.mask.relative) for attached in whole.masks}
-    splits = splits_of(scans, found_labels, extras.tables, config)
-    rows = manifest_rows(scans, ids, found_reports, splits, hasher)
+    near = near_groups(scans)
+    splits = splits_of(scans, found_labels, extras.tables, near, config)
+    rows = manifest_rows(scans, ids, found_reports, splits, near, hasher)
     entries = ledger_entries(whole, ids, hasher)
-    manifest.write_table(out / manifest.MANIFEST, manifest.table(rows, manifest.MANIFEST_COLUMNS))
-    manifest.write_table(out / manifest.LEDGER, manifest.table(map(ledger_row, entries), manifest.LEDGER_COLUMNS))
+    manifest.write_rows(out / manifest.MANIFEST, rows, manifest.MANIFEST_COLUMNS)
+    manifest.write_rows(out / manifest.LEDGER, map(ledger_row, entries), manifest.LEDGER_COLUMNS)
     write_or_remove(out / manifest.REPORTS, [report.row() for report in found_reports], manifest.REPORT_COLUMNS)
     label_rows, label_schema = label_table(ids, found_labels, masks)
     write_or_remove(out / manifest.LABELS, label_rows, label_schema)
     write_private(out, whole, ids, masks, extras.tables, hasher)
     summary = _summary(out, entries, rows, found_reports, found_labels, masks)
+    numbers = {name: value for name, value in summary.counts.items() if isinstance(value, int)}
+    write_text(out / OVERVIEW, overview_page(rows, entries, numbers, draw(scans, rows)))
     _write_card(out, summary, rows, label_schema, config)
     return summary
 
@@ -174,7 +202,9 @@ def _summary(
         masks=len(masks),
         reports=len(reports),
         labelled=len(labels),
+        series=len({row["series_key"] for row in rows}),
         modalities=dict(Counter(row["modality"] for row in rows).most_common()),
+        spacings_mm=_spacings(rows),
         splits=dict(Counter(row["split"] for row in rows).most_common()),
         reasons=count_reasons(entries, "skipped", "refused"),
         flags=dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
@@ -189,6 +219,14 @@ def _report_flags(reports: Sequence[Report]) -> dict[str, int]:
     counts["nearly_the_same"] = sum(report.text_group > 0 for report in reports)
     counts["normal_and_nearly_the_same"] = sum(report.text_group > 0 and "normal" in report.flags for report in reports)
     return {name: number for name, number in sorted(counts.items()) if number}
+
+
+def _spacings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Modality -> the median along x, y, z of its scans."""
+    of: dict[str, list[Sequence[float]]] = {}
+    for row in rows:
+        of.setdefault(row["modality"], []).append(row["spacing_mm"])
+    return {name: " x ".join(f"{median(axis):.3g}" for axis in zip(*found, strict=True)) for name, found in of.items()}
 
 
 def _write_card(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.hints import NIFTI_SUFFIXES
+from medcl.ingest.journal import key_of
 from medcl.ingest.ledger import Fate
 
 HEAD_BYTES = 352
@@ -24,13 +26,23 @@ _KINDS_BY_NAME = {
 _PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Met:
-    """One file: where it is, its path relative to its source (the private name of the file), and its kind."""
+    """One file: where it is, its path relative to its source (the private name of the file), and its kind.
+
+    size, changed_ns: as the file system says; a file in which either differs is another file.
+    """
 
     path: str
     relative: str
     kind: str
+    size: int = 0
+    changed_ns: int = 0
+
+    @property
+    def key(self) -> str:
+        """What its result is kept under, see Journal."""
+        return key_of(self.path, self.relative, str(self.size), str(self.changed_ns))
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ def survey(sources: Sequence[str | Path]) -> Survey:
             if isinstance(kind, Fate):
                 fates.append(kind)
             else:
-                files.append(Met(path, relative, kind))
+                facts = os.stat(path)
+                files.append(Met(sys.intern(path), relative, kind, facts.st_size, facts.st_mtime_ns))
     return Survey(tuple(files), tuple(fates))
 
 

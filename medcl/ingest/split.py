@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medcl.foundation.randomness import generator
 from medcl.ingest.settings import SplitConfig
 
 
-def split_patients(patients: Sequence[str], hashes: Sequence[str], strata: Sequence[str], config: SplitConfig) -> list[str]:
-    """One of train, val, test for every item; items of one patient, or with equal pixels, always go together.
+def split_patients(
+    patients: Sequence[str], hashes: Sequence[str], strata: Sequence[str], config: SplitConfig, near: Mapping[int, int] | None = None
+) -> list[str]:
+    """One of train, val, test for every item; items of one patient, with equal pixels or nearly so, always go together.
 
-    patients, hashes (pixel hashes), strata: one entry per item. The draw depends on the pixels and the seed alone, not
-    on names, order or the hash key. Every stratum gets its share.
+    patients, hashes (pixel hashes), strata: one entry per item. near: number of the near-duplicate group of items that
+    are in one. The draw depends on the pixels and the seed alone, not on names, order or the hash key. Every stratum
+    gets its share.
     """
-    people = _together(patients, hashes)
+    people = _together(patients, hashes, near or {})
     members: dict[int, list[int]] = defaultdict(list)
     for index, person in enumerate(people):
         members[person].append(index)
@@ -50,8 +53,8 @@ def _crosses(place: int, share: float, start: float) -> bool:
     return int((place + 1) * share + start) > int(place * share + start)
 
 
-def _together(patients: Sequence[str], hashes: Sequence[str]) -> list[int]:
-    """Number of the connected group of every item: linked by patient or by equal pixels."""
+def _together(patients: Sequence[str], hashes: Sequence[str], near: Mapping[int, int]) -> list[int]:
+    """Number of the connected group of every item: linked by patient, by equal pixels or as near-duplicates."""
     parent = list(range(len(patients)))
 
     def root(index: int) -> int:
@@ -60,9 +63,9 @@ def _together(patients: Sequence[str], hashes: Sequence[str]) -> list[int]:
             index = parent[index]
         return index
 
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str | int], int] = {}
     for index, (patient, value) in enumerate(zip(patients, hashes, strict=True)):
-        for link in (("patient", patient), ("pixels", value)):
+        for link in (("patient", patient), ("pixels", value), *([("near", near[index])] if index in near else [])):
             other = first.setdefault(link, index)
             parent[root(index)] = root(other)
     return [root(index) for index in range(len(patients))]

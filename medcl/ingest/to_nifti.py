@@ -71,7 +71,7 @@ def convert(
         volumes = [read_again(whole.scans[index].source, config) for index in members]
         write_nifti(out / f"{ids[members[0]]}.nii.gz", volumes)
     entries = ledger_entries(whole, ids, hasher)
-    manifest.write_table(out / manifest.LEDGER, manifest.table(map(ledger_row, entries), manifest.LEDGER_COLUMNS))
+    manifest.write_rows(out / manifest.LEDGER, map(ledger_row, entries), manifest.LEDGER_COLUMNS)
     write_private(out, whole, ids, {}, (), hasher)
     return Converted(len(entries), len(series), len(ids), count_reasons(entries, "skipped", "refused"))
 

@@ -1,27 +1,25 @@
-"""One self-contained HTML file for people: no network, no script, light and dark, phone and paper."""
+"""Studies and runs on one page, for people."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import medcl
 from medcl.evaluation.facts import FACTS
 from medcl.evaluation.summary import MODE_WORDS, percent
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, read_card, write_text
+from medcl.foundation.pages import render_page
 from medcl.reporting import read_runs, read_study
 from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, draw_map, picture_uri, to_svg, write_png
 from medcl.reporting.read_runs import FIGURE_WORDS, Run
 from medcl.reporting.read_study import METRIC_WORDS, Study
 
 PAGE = "page.html"
-_CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def write_study_page(folder: Path) -> Path:
@@ -32,7 +30,7 @@ def write_study_page(folder: Path) -> Path:
     for name, points in (study.map or {"inits": {}})["inits"].items():
         write_png(_map_of(study, points), study.folder / "figures" / f"embedding_map_{name}.png")
     page = study.folder / PAGE
-    write_text(page, _render("study.html", title=study.title, study=_study_content(study)))
+    write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
     return page
 
 
@@ -52,18 +50,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
             runs.append(folder)
     named = [read_runs.read_run(folder, name) for folder, name in zip(runs, _names(runs), strict=True)]
     content = {"studies": [_study_content(study) for study in studies], "runs": _runs_content(named) if named else None}
-    write_text(Path(out), _render("report.html", title=_report_title(studies, named), **content))
-
-
-def _render(template: str, **content: Any) -> str:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    folder = resources.files("medcl.reporting")
-    loader = FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    page = environment.get_template(template).render(style=style, policy=_CONTENT_POLICY, version=medcl.__version__, **content)
-    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+    write_text(Path(out), render_page("medcl.reporting", "report.html", title=_report_title(studies, named), **content))
 
 
 def _study_content(study: Study) -> dict[str, Any]:

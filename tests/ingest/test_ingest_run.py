@@ -126,7 +126,7 @@ def test_same_input_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
         ingest(source, tmp_path / name, reports=source / "table.csv", jobs=jobs, key=KEY)
         runs.append(every_byte(tmp_path / name))
     assert runs[0] == runs[1]
-    assert set(runs[0]) == {"manifest.parquet", "ledger.parquet", "reports.parquet", "labels.parquet", "card.json"}
+    assert set(runs[0]) == {"manifest.parquet", "ledger.parquet", "reports.parquet", "labels.parquet", "card.json", "overview.html"}
 
 
 def test_order_and_split_do_not_depend_on_the_key_or_on_names(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_failed_second_run_leaves_no_card_of_mixed_halves(tmp_path: Path, monk
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(tables, "write_table", fail)
+    monkeypatch.setattr(tables, "write_rows", fail)
     with pytest.raises(OSError, match="disk full"):
         ingest(tmp_path / "in", tmp_path / "out", jobs=0)
     with pytest.raises(UserError, match="not whole"):
@@ -255,6 +255,17 @@ def test_every_reason_has_a_meaning_and_manifest_columns_are_the_contract_s() ->
     assert list(tables.LEDGER_COLUMNS) == ["file_key", "status", "reason", "detail", "volume_id"]
     with pytest.raises(KeyError, match="do not fit the schema"):
         tables.table([{"volume_id": "a", "path": "b"}], tables.LEDGER_COLUMNS)
+
+
+def test_many_rows_are_parts_that_read_as_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 10)
+    rows = [{"file_key": f"{number:04d}", "status": "used", "reason": "ok", "detail": "", "volume_id": ""} for number in range(165)]
+    path = tmp_path / "ledger.parquet"
+    for count, parts in ((165, 2), (160, 0), (161, 2), (0, 0)):
+        tables.write_rows(path, iter(rows[:count]), tables.LEDGER_COLUMNS)
+        assert len(list(path.glob("*"))) == parts
+        assert tables.read_table(path)["file_key"].tolist() == [row["file_key"] for row in rows[:count]]
+        assert [one.name for one in tmp_path.iterdir()] == ["ledger.parquet"]
 
 
 def test_import_is_light() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,37 @@ def test_a_worker_that_dies_costs_one_task(scheduler: str) -> None:
     with Workers(1, dask=scheduler) as workers:
         results = dict(workers.work(kill_on_three, list(range(5)), lambda task: -task))
     assert results == {index: -3 if index == 3 else index * 10 for index in range(5)}
+
+
+class KillOne:
+    """Kills one of the cluster's worker processes after the second volume."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.killed = address, 0
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def track(self, items, total: int, what: str, done: int = 0):
+        """The items; while some are still under way, one of those who read them dies."""
+        from distributed import Client
+
+        for place, item in enumerate(items):
+            if what == "reading volumes" and place == 1:
+                with Client(self.address) as client:
+                    self.killed = next(iter(client.run(os.getpid).values()))
+                os.kill(self.killed, signal.SIGKILL)
+            yield item
+
+
+def test_an_ingest_outlives_one_of_its_workers(tmp_path: Path, scheduler: str) -> None:
+    for number in range(8):
+        series(tmp_path / "in" / str(number), phantom(4, seed=number), patient=f"P{number}", uid=f"2.25.{number}")
+    ingest(tmp_path / "in", tmp_path / "here", jobs=0, key=bytes(32))
+    killer = KillOne(scheduler)
+    ingest(tmp_path / "in", tmp_path / "there", dask=scheduler, key=bytes(32), progress=killer)
+    assert killer.killed
+    assert every_byte(tmp_path / "there") == every_byte(tmp_path / "here")
 
 
 def fail(path: str) -> None:
