@@ -81,7 +81,7 @@ def _csv(table: pd.DataFrame) -> str:
     safe = table.copy()
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
-            safe[name] = [safe_csv_cell(str(cell)) for cell in safe[name]]
+            safe[name] = [safe_csv_cell(str(cell)).replace("\r", " ") for cell in safe[name]]
     return safe.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
