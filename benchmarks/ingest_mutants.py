@@ -53,6 +53,7 @@ def main() -> None:
     rows: list[Sequence[object]] = []
     reasons: Counter[str] = Counter()
     problems: list[str] = []
+    text = ""
     for seed in said.seeds:
         some = [_as_patient(mutant, number) for number, mutant in enumerate(mutants(seed))]
         joint = _joint(some, reasons, problems)

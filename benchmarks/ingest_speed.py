@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from medcl.ingest.dicom import voxels
 from medcl.ingest.dicom_frames import read_frames
 from medcl.ingest.dicom_series import group, stacks
-from medcl.ingest.planning import HEADERS_PER_TASK, HeaderTask, read_headers
+from medcl.ingest.headers import dead_headers, read_headers
+from medcl.ingest.planning import HEADERS_PER_TASK
 from medcl.ingest.settings import IngestConfig
 from medcl.ingest.sources import Met
 from medcl.ingest.workers import Workers
@@ -111,8 +113,8 @@ def _slices(count: int) -> np.ndarray:
 
 def _headers(files: list[Path], workers: Workers) -> Callable[[], object]:
     met = [Met(str(path), path.name, "dicom") for path in files]
-    tasks = [HeaderTask(tuple(met[at : at + HEADERS_PER_TASK]), CONFIG) for at in range(0, len(met), HEADERS_PER_TASK)]
-    return lambda: list(workers.work(read_headers, tasks, lambda _: None))  # type: ignore[arg-type, return-value]
+    tasks = [tuple(met[at : at + HEADERS_PER_TASK]) for at in range(0, len(met), HEADERS_PER_TASK)]
+    return lambda: list(workers.work(partial(read_headers, config=CONFIG), tasks, dead_headers))
 
 
 def _loop(files: list[Path]) -> None:

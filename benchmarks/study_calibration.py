@@ -83,9 +83,9 @@ def coverage(studies: int, tau: float) -> dict[str, float]:
             resamples = statistics.resample_patients(units, RESAMPLES, study)
             one, other = (estimate_of(outcomes, resamples) for outcomes in made.outcomes)
             low, high = one.interval()
-            hits[name or "auroc"].append(low <= truth <= high)
+            hits[name or "auroc"].append(bool(low <= truth <= high))
             low, high = statistics.difference(one, other).interval()
-            hits[f"{name}_difference".lstrip("_")].append(low <= 0 <= high)
+            hits[f"{name}_difference".lstrip("_")].append(bool(low <= 0 <= high))
         hits["p"].append(p_value(made, study) < 0.05)
     return {name: float(np.mean(values)) for name, values in hits.items()}
 

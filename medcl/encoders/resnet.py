@@ -43,7 +43,7 @@ class ResNetConfig(Settings):
     stem_kernel: int = Field(default=7, ge=1)
     stem_stride: int = Field(default=2, ge=1)
     stem_pool: bool = True
-    shortcut: Literal["projection", "without_bias", "padding"] = Field("projection", exclude_if=lambda value: value == "projection")
+    shortcut: Literal["projection", "without_bias", "padding"] = Field(default="projection", exclude_if=lambda value: value == "projection")
 
     @field_validator("stem_kernel")
     @classmethod

@@ -159,7 +159,7 @@ def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: Vi
     write_bytes(partial / WEIGHTS, save(tensors))
     if provenance.items is not None:
         columns = [name for name in ITEM_COLUMNS if name in provenance.items]
-        items = provenance.items[columns].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
+        items = provenance.items.loc[:, columns].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
         write_whole(partial / TRAINING_ITEMS, lambda path: items.to_parquet(path, index=False))
     _write_card(partial, tensors, config, views, provenance, None)
     proof = _prove(encoder, partial)

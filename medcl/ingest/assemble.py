@@ -184,7 +184,7 @@ def write_private(
     """Write what only private/ may hold: where every volume came from, and every identifier that was met."""
     manifest.write_rows(out / manifest.SOURCES, source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS)
     identifiers = identifier_rows(whole, tables, hasher)
-    manifest.write_table(out / manifest.IDENTIFIERS, manifest.table(identifiers, manifest.IDENTIFIER_COLUMNS))
+    manifest.write_rows(out / manifest.IDENTIFIERS, identifiers, manifest.IDENTIFIER_COLUMNS)
 
 
 def source_row(item_id: str, reader: str, paths: tuple[str, ...], detail: str, pixel_hash: str) -> dict[str, Any]:

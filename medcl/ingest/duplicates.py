@@ -55,7 +55,7 @@ def near_hash(volume: Volume) -> str:
     values = _without_extremes(cells if volume.kind == "volume" else cells[:, :, 0])
     if values is None:
         return ""
-    bits = dctn(values, norm="ortho")[_lowest(values.ndim)] > 0
+    bits = np.asarray(dctn(values, norm="ortho"))[_lowest(values.ndim)] > 0
     return volume.kind[0] + np.packbits(bits).tobytes().hex()
 
 

@@ -48,7 +48,7 @@ def read_headers(files: Sequence[Met], config: IngestConfig) -> list[str]:
 
 def dead_headers(files: Sequence[Met]) -> list[str]:
     """The same for files that killed their reader."""
-    return [_text(Brief("decoder_died")) for _ in files]
+    return [as_text(Brief("decoder_died")) for _ in files]
 
 
 def brief_of(text: str) -> Brief:
@@ -67,16 +67,17 @@ def _text_of(met: Met, config: IngestConfig) -> str:
         give_time(os.path.getsize(met.path))
         frames = read_frames(met.path, met.relative, config)
     except Refused as refusal:
-        return _text(Brief(refusal.reason, refusal.detail, refusal.series))
+        return as_text(Brief(refusal.reason, refusal.detail, refusal.series))
     except PermissionError:
-        return _text(Brief("no_permission"))
+        return as_text(Brief("no_permission"))
     except Exception as error:  # one bad file must not stop the others; the code says that this one is ours
         known = isinstance(error, OSError | RecursionError)
-        return _text(Brief("unreadable" if known else "internal", type(error).__name__))
+        return as_text(Brief("unreadable" if known else "internal", type(error).__name__))
     patient = frames[0].header.patient
     who = key_of(patient.id, patient.name, patient.birth_date, patient.study, patient.series)
-    return _text(Brief(series=patient.series, who=who, picture=is_picture(frames[0])), frames)
+    return as_text(Brief(series=patient.series, who=who, picture=is_picture(frames[0])), frames)
 
 
-def _text(brief: Brief, frames: Sequence[Frame] = ()) -> str:
+def as_text(brief: Brief, frames: Sequence[Frame] = ()) -> str:
+    """What is kept of one file: the brief, a tab, its frames."""
     return f"{to_text(brief)}\t{to_text(Frames(tuple(frames)))}"
