@@ -41,8 +41,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[codecs]"
 	touch $@
 
-$(TEST_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(TEST_STAMP): pyproject.toml constraints.txt tests/oracles.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement tests/oracles.txt
 	touch $(STAMP) $@
 
 clean:

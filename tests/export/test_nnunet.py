@@ -19,7 +19,7 @@ from medcl.foundation.errors import MedclError, UserError
 from tests.export.made_backbone import save_made
 from tests.export.made_plans import write_plans
 
-REASON = "pip install --no-deps nnunetv2==2.8.1 dynamic-network-architectures==0.4.4 batchgenerators batchgeneratorsv2 acvl-utils"
+REASON = "pip install --no-deps -r tests/oracles.txt"
 ANISOTROPIC = {"kernels": ((3, 3, 1), (3, 3, 3), (3, 3, 3)), "strides": ((1, 1, 1), (2, 2, 1), (2, 2, 2))}
 CONFIGS = {
     "3D": (ResEncConfig(width=4, widest=12, blocks=(1, 2, 2)), (0, 1, 2)),
