@@ -18,6 +18,7 @@ GIB = 1024**3
 EXTRAS = {
     "codecs": "compressed DICOM (JPEG, JPEG-LS, JPEG 2000)",
     "onnx": "medcl export --to onnx",
+    "bundle": "MONAI's own checks of a bundle (python -m monai.bundle)",
     "dask": "ingest and prepare on a cluster (--dask)",
 }
 
