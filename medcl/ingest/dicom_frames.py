@@ -202,20 +202,20 @@ def _plain_frame(header: Header, fields: Fields, number: int) -> Frame:
     )
 
 
-def _parameters(fields: Fields) -> tuple[object, ...]:
-    """Echo number, part of a complex image, kernel, tube voltage, diffusion direction."""
+def _parameters(fields: Fields) -> tuple[str, ...]:
+    """Echo number, part of a complex image, kernel, tube voltage, diffusion direction; as texts, which a journal keeps as they are."""
     part = _COMPLEX_PARTS_GE.get(fields.whole("ComplexPartGE"), "") if _modality(fields) == "MR" else ""
     return (
-        fields.whole("EchoNumbers"),
+        str(fields.whole("EchoNumbers")),
         fields.text("ComplexImageComponent").upper() or part,
-        fields.texts("ConvolutionKernel"),
-        fields.number("KVP", 0.0),
+        str(fields.texts("ConvolutionKernel")),
+        str(fields.number("KVP", 0.0)),
         _direction(fields),
     )
 
 
-def _direction(fields: Fields | None) -> tuple[float, ...]:
-    return tuple(round(number, 3) + 0.0 for number in fields.numbers("DiffusionGradientOrientation")) if fields else ()
+def _direction(fields: Fields | None) -> str:
+    return str([round(number, 3) + 0.0 for number in fields.numbers("DiffusionGradientOrientation")] if fields else [])
 
 
 def _spacing(fields: Fields, modality: str) -> tuple[float, ...]:
@@ -290,13 +290,13 @@ class _Groups:
         part = kind.text("ComplexImageComponent").upper() if kind else ""
         return (*(str(word).upper() for word in found), *([part] if part else [])) if found else ()
 
-    def parameters(self) -> tuple[object, ...]:
+    def parameters(self) -> tuple[str, ...]:
         """What `_parameters` is to a plain file."""
         kernel, diffusion = self.macro("CTReconstructionSequence"), self.macro("MRDiffusionSequence")
         directions = diffusion.items("DiffusionGradientDirectionSequence") if diffusion else []
         return (
-            kernel.texts("ConvolutionKernel") if kernel else (),
-            self.number("CTXRayDetailsSequence", "KVP"),
+            str(kernel.texts("ConvolutionKernel") if kernel else ()),
+            str(self.number("CTXRayDetailsSequence", "KVP")),
             _direction(directions[0] if directions else None),
         )
 

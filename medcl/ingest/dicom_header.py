@@ -120,7 +120,7 @@ class Frame:
     echo: float = 0.0
     b_value: float = -1.0
     stack: str = ""
-    parameters: tuple[object, ...] = ()
+    parameters: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
     instance_number: float = 0.0
     tile: tuple[int, ...] = ()

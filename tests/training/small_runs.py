@@ -67,7 +67,7 @@ class MadeMaker:
     def __init__(self, size: tuple[int, ...] = (SIDE, SIDE)) -> None:
         self.config = SimpleNamespace(size=size)
 
-    def draw(self, shape: Any, affine: Any, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
+    def draw_row(self, store: MadeStore, row: int, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
         seed, step, item = key
         return [generator(seed, "view", step, item, view) for view in range(num_views)]
 
