@@ -40,7 +40,6 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "body_part": ("text", "from a closed vocabulary, empty where unknown"),
     "sequence": ("text", "acquisition numbers as a JSON object: repetition_time_ms, echo_time_ms, kvp, ..."),
     "time_index": ("integer", "place in a time series, 0 where there is none"),
-    "study_day": ("integer", "days from the patient's first study among these; missing where a date is not known"),
     "age_years": ("number", "capped at 89; missing where unknown"),
     "sex": ("text", "F, M, O or empty"),
     "report_id": ("text", "the paired report in reports.parquet, or empty"),
@@ -49,6 +48,7 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "duplicate_group": ("integer", "volumes with one number above 0 have identical pixels"),
     "near_hash": ("text", "perceptual hash: v or p and 256 bits, not keyed; few bits differ between guises of one scan; may be empty"),
     "near_duplicate_group": ("integer", "volumes with one number above 0 look like one scan in several guises"),
+    "study_day": ("integer", "days from the patient's first study among these; missing where a date is not known"),
     "flags": ("text[]", "doubts for a person to review, stable codes"),
 }
 LEDGER_COLUMNS: dict[str, tuple[str, str]] = {

@@ -139,7 +139,7 @@ def _items(store: VolumeStore, finished: Path, part: str) -> pd.DataFrame:
 def test_leak_is_exit_3_unless_transductive(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
     items = _items(pictures, finished, "test")
     leaking = picture_backbone(tmp_path / "leaking", items.assign(patient_key="renamed"))
-    with pytest.raises(DataError, match=r"moco: 0 test patients \(\), 2 test images") as caught:
+    with pytest.raises(DataError, match=r"moco: 0 test patients \(none\), 2 test images") as caught:
         run_study(_config(pictures, leaking), tmp_path / "one")
     assert caught.value.exit_code == 3 and items["pixel_hash"].iloc[0] in str(caught.value)
     same_patient = picture_backbone(tmp_path / "same_patient", items.assign(pixel_hash="other"))
