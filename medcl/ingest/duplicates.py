@@ -133,7 +133,7 @@ def near_pairs(hashes: Sequence[str]) -> np.ndarray:
     for kind, most in MOST_DIFFERING.items():
         places = np.array([place for place, value in enumerate(hashes) if value[:1] == kind], dtype=np.int64)
         if len(places) > 1:
-            words = _words([hashes[place] for place in places])
+            words = _words([hashes[int(place)] for place in places])
             search = _all_pairs if len(places) <= ALL_PAIRS else _neighbours
             pairs = np.concatenate([np.empty((0, 2), np.int64), *search(words, most)])
             found.append(np.unique(np.sort(places[pairs], axis=1), axis=0))
