@@ -36,7 +36,7 @@ from medcl.views.batched import ViewMaker
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
 SPEED = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib")
 # What may change between two starts of one run: none of it touches what is learned.
-FREE = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_collapse")
+FREE = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_collapse", "on_unreadable")
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,7 @@ class _Pretraining:
             rows=self.rows,
             texts=self._texts(),
             pin=device.type == "cuda",
+            on_unreadable=self.progress.say if training.on_unreadable == "skip" else None,
         )
 
     def save_backbone(self, step: int, method: Method) -> None:

@@ -7,11 +7,11 @@ import re
 FEWEST_WORDS = 3
 _SECTIONS = {
     "findings": ("findings", "finding", "description", "befund", "befunde", "befundung", "résultats", "resultats", "résultat",
-                 "constatations",                 "hallazgos", "hallazgo", "descripción", "descripcion"),
+                 "constatations", "hallazgos", "hallazgo", "descripción", "descripcion"),
     "impression": ("impression", "impressions", "conclusion", "conclusions", "opinion", "diagnosis", "diagnostic impression",
-                   "beurteilung",                   "zusammenfassung", "zusammenfassende beurteilung",
+                   "beurteilung", "zusammenfassung", "zusammenfassende beurteilung",
                    "au total", "synthèse", "impresión", "impresion",
-                   "impresión diagnóstica",                   "conclusión", "conclusiones", "juicio diagnóstico", "diagnóstico"),
+                   "impresión diagnóstica", "conclusión", "conclusiones", "juicio diagnóstico", "diagnóstico"),
     "technique": ("technique", "procedure", "protocol", "technik", "methode", "untersuchungstechnik", "technique d'examen", "protocole",
                   "técnica", "tecnica", "protocolo"),
     "comparison": ("comparison", "comparisons", "prior studies", "prior study", "vergleich", "voruntersuchung", "voruntersuchungen",

@@ -36,7 +36,8 @@ class TrainingConfig(Settings):
     precision: bf16 runs networks under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight
     gradients of torch 2.13's bf16 3D convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views.
     checkpoint_every, log_every, probe_every: steps. keep: which checkpoints stay. time_limit_s: after it the run saves and stops with
-    exit code 75. on_collapse: what the collapse watch does.
+    exit code 75. on_collapse: what the collapse watch does. on_unreadable: what happens at a scan of the store that cannot be read (a
+    rotten disk): the run stops, or names it and goes on with the next scan in its place.
     """
 
     num_steps: int = Field(ge=1)
@@ -53,6 +54,7 @@ class TrainingConfig(Settings):
     probe_every: int = Field(default=500, ge=1)
     time_limit_s: float | None = Field(default=None, gt=0)
     on_collapse: Literal["warn", "stop"] = "warn"
+    on_unreadable: Literal["stop", "skip"] = "stop"
 
 
 class BatchSource(Protocol):

@@ -68,6 +68,24 @@ def test_an_unreadable_chunk_names_step_and_row_and_the_run_goes_on_once_it_is_m
     assert _pretrain(small_config, "--out", tmp_path / "run").exit_code == 0
 
 
+def test_an_unreadable_scan_is_skipped_by_name_where_the_setting_says_so(small_config: Path, tmp_path: Path) -> None:
+    store = Path(yaml.safe_load(small_config.read_text())["store"])
+    arrays = max((store / "arrays").iterdir(), key=lambda path: path.stat().st_size)
+    sound = arrays.read_bytes()
+    rotten = bytearray(sound)
+    for place in range(len(sound) // 8, len(sound) // 2, len(sound) // 16):  # some of the rows hit are of the test split
+        rotten[place] ^= 255
+    try:
+        arrays.write_bytes(rotten)
+        stopped = _pretrain(small_config, "--out", tmp_path / "run")
+        skipped = _pretrain(small_config, "--out", tmp_path / "run", "training.on_unreadable=skip")
+    finally:
+        arrays.write_bytes(sound)
+    assert stopped.exit_code == 3, stopped.output
+    assert skipped.exit_code == 0 and "skipped from now on: " in skipped.output, skipped.output
+    assert (tmp_path / "run" / "card.json").is_file()
+
+
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
