@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
-import pydicom
 from pydicom import config as pydicom_config
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
+from medcl.ingest.dicom_elements import Elements, read_elements
 from medcl.ingest.dicom_streams import DEFLATED, JPEG_FAMILY, inflated
 from medcl.ingest.dicom_tags import PIXEL_TAGS, WANTED, Fields
 from medcl.ingest.growth import refuse_growth
@@ -167,28 +165,27 @@ def open_header(path: str) -> tuple[Fields, PixelLayout | None, bool]:
         if beneath is not None:
             stream, size = beneath, beneath.getbuffer().nbytes
         try:
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=WANTED)
+            found = read_elements(stream, WANTED)
         except Exception as error:  # pydicom raises many kinds on a broken file
             raise Refused("unreadable", type(error).__name__) from None
         if beneath is not None:
-            dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
-        fields = Fields(dataset)
+            found = replace(found, syntax=DEFLATED)
+        fields = Fields(found.by_tag, found.file_class)
         end = stream.tell()
-        pixels = _layout(fields, stream, size)
-        return fields, pixels, pixels is None and (end > size or _last_is_short(dataset))
+        pixels = _layout(fields, found, stream, size)
+        return fields, pixels, pixels is None and (end > size or _last_is_short(found))
 
 
-def _last_is_short(dataset: Dataset) -> bool:
+def _last_is_short(found: Elements) -> bool:
     """Whether the last element read holds fewer bytes than it says."""
-    last = max(dataset.keys(), default=None)
-    element = None if last is None else dataset.get_item(last)
+    element = found.by_tag[max(found.by_tag)] if found.by_tag else None
     value = getattr(element, "value", None)
     return isinstance(element, RawDataElement) and isinstance(value, bytes) and len(value) < element.length < 0xFFFFFFFF
 
 
 def why_not_an_image(fields: Fields) -> str:
     """The reason code of an object that is no picture or volume by its class or modality; empty for an image."""
-    sop = fields.text("SOPClassUID") or str(getattr(fields.dataset, "file_meta", {}).get("MediaStorageSOPClassUID", ""))
+    sop = fields.text("SOPClassUID") or fields.file_class
     if sop in _SOP_REASONS:
         return _SOP_REASONS[sop]
     for prefix, reason in _SOP_FAMILIES:
@@ -197,11 +194,9 @@ def why_not_an_image(fields: Fields) -> str:
     return _MODALITY_REASONS.get(fields.text("Modality").upper(), "")
 
 
-def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
+def _layout(fields: Fields, found: Elements, stream: Any, size: int) -> PixelLayout | None:
     """Rows, columns, bits and so on, with the place of the pixels. None where there are none."""
-    implicit, little = _encoding(fields.dataset)
-    syntax = str(getattr(fields.dataset, "file_meta", {}).get("TransferSyntaxUID", ""))
-    place = _find_pixels(stream, implicit, little)
+    place = _find_pixels(stream, found.implicit, found.little_endian)
     if place is None:
         return None
     tag, offset, length = place
@@ -217,8 +212,8 @@ def _layout(fields: Fields, stream: Any, size: int) -> PixelLayout | None:
         high_bit=fields.whole("HighBit", stored - 1),
         signed=fields.whole("PixelRepresentation") == 1,
         photometric=fields.text("PhotometricInterpretation").upper(),
-        transfer_syntax=syntax,
-        little_endian=little,
+        transfer_syntax=found.syntax,
+        little_endian=found.little_endian,
         offset=offset,
         length=length,
         float_type=PIXEL_TAGS[tag],
@@ -259,11 +254,6 @@ def _frames(fields: Fields) -> int:
         return 1
     count = fields.number("NumberOfFrames", 1.0 if not fields.texts("NumberOfFrames") else 0.0) or 0.0
     return int(count) if count >= 1 and count == int(count) else 0
-
-
-def _encoding(dataset: Dataset) -> tuple[bool, bool]:
-    implicit, little = dataset.original_encoding
-    return bool(implicit), little is not False
 
 
 def _find_pixels(stream: Any, implicit: bool, little: bool) -> tuple[int, int, int] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 # keyword -> (tag, how its bytes are read). `text` and `number` are DICOM's character strings, `short` is US or SS.
 TAGS: dict[str, tuple[int, str]] = {
@@ -50,7 +51,7 @@ SEQUENCES: dict[str, int] = {
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
 PIXEL_TAGS = {0x7FE00010: "", 0x7FE00008: "float32", 0x7FE00009: "float64"}
-WANTED: list[Any] = [Tag(tag) for tag in (*(tag for tag, _ in TAGS.values()), *SEQUENCES.values())]
+WANTED = [*(tag for tag, _ in TAGS.values()), *SEQUENCES.values()]
 _PADDING = " \0\r\n\t"
 _CHARACTER_VRS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 
@@ -58,12 +59,19 @@ _CHARACTER_VRS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "S
 class Fields:
     """The wanted fields of one data set (a file, or an item of a sequence). A field that is broken reads as absent."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self._elements: dict[int, Any] = {}
-        # pydicom keeps elements as they were read until someone asks for them: nothing is parsed here
-        for element in dataset.values():
-            self._elements[int(element.tag)] = element
+    def __init__(self, by_tag: Mapping[int, Any], file_class: str = "") -> None:
+        """by_tag: elements as pydicom holds them until someone asks: nothing is parsed here. file_class: of the file's meta information."""
+        self._by_tag, self.file_class = by_tag, file_class
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Fields:
+        """The fields of pydicom's data set."""
+        return cls({int(element.tag): element for element in dataset.values()})
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        """For what only pydicom can decode."""
+        return Dataset({element.tag: element for element in self._by_tag.values()})
 
     def text(self, keyword: str) -> str:
         """The first value, stripped; empty where absent."""
@@ -72,7 +80,7 @@ class Fields:
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """All values, stripped."""
-        element = self._elements.get(TAGS[keyword][0])
+        element = self._by_tag.get(TAGS[keyword][0])
         if element is None:
             return ()
         content = element.value
@@ -84,7 +92,7 @@ class Fields:
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """All values as finite numbers; empty where one of them is not a number."""
         tag, kind = TAGS[keyword]
-        element = self._elements.get(tag)
+        element = self._by_tag.get(tag)
         if element is None:
             return ()
         content = element.value
@@ -109,19 +117,19 @@ class Fields:
 
     def has(self, keyword: str) -> bool:
         """Whether the field is there at all, broken or not."""
-        return (TAGS[keyword][0] if keyword in TAGS else SEQUENCES[keyword]) in self._elements
+        return (TAGS[keyword][0] if keyword in TAGS else SEQUENCES[keyword]) in self._by_tag
 
     def items(self, keyword: str) -> list[Fields]:
         """The items of a sequence, by DICOM keyword."""
         try:
-            return [Fields(item) for item in self.dataset.get(keyword) or ()]
+            return [Fields.of(item) for item in self._dataset.get(keyword) or ()]
         except Exception:  # pydicom raises many kinds on a broken sequence
             return []
 
     def raw(self, keyword: str) -> Any:
         """Any other value through pydicom, None where absent or broken."""
         try:
-            return self.dataset.get(keyword)
+            return self._dataset.get(keyword)
         except Exception:  # pydicom raises many kinds on a broken value
             return None
 
