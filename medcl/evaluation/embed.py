@@ -114,12 +114,12 @@ def _batches(
     owners: list[int] = []
     images: list[np.ndarray] = []
     for place, row in enumerate(progress.track([int(row) for row in rows], len(rows), what)):
-        for window in windows(row):
-            if images and (len(images) == batch or images[0].shape != window.size):
+        for image in maker.render_all(store, row, windows(row)):
+            if images and (len(images) == batch or images[0].shape != image.shape):
                 yield np.array(owners), as_images(np.stack(images), maker)
                 owners, images = [], []
             owners.append(place)
-            images.append(maker.render(store, row, window))
+            images.append(image)
     if images:
         yield np.array(owners), as_images(np.stack(images), maker)
 

@@ -123,7 +123,7 @@ class ArrayReader:
             packed = opened.data[offset : offset + size].tobytes()
             if len(checksums) and offset not in opened.verified:
                 self._verify(name, opened, offset, packed, checksums[0])
-            array = np.frombuffer(_blosc2.decompress2(packed), dtype=dtype).reshape(shape)
+            array = np.frombuffer(_blosc2.decompress2(packed, nthreads=1), dtype=dtype).reshape(shape)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(name, str(error)) from None
         return array[tuple(slice(*limits) for limits in box)]

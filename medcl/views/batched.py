@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -122,6 +122,15 @@ class ViewMaker:
         slope, intercept = store.scaling(row)
         reader = _Stored(store, row)
         return self._render(reader, store.shape(row), parameters, out, store.background(row), (slope, intercept))
+
+    def render_all(self, store: VolumeStore, row: int, views: Sequence[ViewParameters]) -> Iterator[np.ndarray]:
+        """Several views of one row, which is read once: windows that cover a field touch each of its chunks several times."""
+        if len(views) == 1:
+            yield self.render(store, row, views[0])
+            return
+        array, slope, intercept = store.read_raw(row)
+        for parameters in views:
+            yield self._render(_in_memory(array), store.shape(row), parameters, None, store.background(row), (slope, intercept))
 
     def render_prepared(self, prepared: Prepared, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
         """The same for a volume in memory, straight from `prepare_volume`."""
