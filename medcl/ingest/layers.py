@@ -39,8 +39,8 @@ def _unpacked(content: bytes) -> Iterator[tuple[str, bytes]]:
         if content.startswith(magic):
             try:
                 yield from ((how, inner) for inner in unpack(content))
-            except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError):
-                continue  # damaged: what its bytes say as they are has been looked at
+            except Exception:  # many kinds: damaged, and what its bytes say as they are has been looked at
+                continue
     for run in _BASE64.finditer(content):
         text = run[0].rstrip(b"=").translate(_STANDARD)
         try:
@@ -56,8 +56,11 @@ def _zip(content: bytes) -> Iterator[bytes]:
     with zipfile.ZipFile(BytesIO(content)) as archive:
         for info in archive.infolist():
             yield info.comment
-            with archive.open(info) as member:
-                yield member.read(MOST_BYTES)
+            try:
+                with archive.open(info) as member:
+                    yield member.read(MOST_BYTES)
+            except Exception:  # this member is damaged or locked; the others are still read
+                continue
 
 
 def _gzip(content: bytes) -> Iterator[bytes]:

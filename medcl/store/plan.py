@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +51,16 @@ def shapes_after(manifest: pd.DataFrame, recipe: Recipe) -> list[tuple[int, int,
     ]
 
 
-def plan_tasks(manifest: pd.DataFrame, recipe: Recipe) -> list[Task]:
-    """Large volumes one by one, tiny ones in pools of 256, in the order of the manifest. A function of its input."""
-    tiny = [int(np.prod(shape)) <= TINY_VOXELS for shape in shapes_after(manifest, recipe)]
-    groups = [((row,), False) for row, small in enumerate(tiny) if not small]
-    small_rows = [row for row, small in enumerate(tiny) if small]
+def plan_tasks(manifest: pd.DataFrame, recipe: Recipe, done: Collection[int] = (), first: int = 0) -> list[Task]:
+    """Large volumes one by one, tiny ones in pools of 256, in the order of the manifest. A function of its input.
+
+    done: rows to leave out. first: number of the first task.
+    """
+    tiny = {row: int(np.prod(shape)) <= TINY_VOXELS for row, shape in enumerate(shapes_after(manifest, recipe)) if row not in done}
+    groups = [((row,), False) for row, small in tiny.items() if not small]
+    small_rows = [row for row, small in tiny.items() if small]
     groups += [(tuple(small_rows[at : at + _POOLED_ITEMS]), True) for at in range(0, len(small_rows), _POOLED_ITEMS)]
-    return [Task(number, rows, pooled) for number, (rows, pooled) in enumerate(groups)]
+    return [Task(number, rows, pooled) for number, (rows, pooled) in enumerate(groups, first)]
 
 
 def estimate(data: Any, recipe: Recipe, jobs: int) -> Estimate:

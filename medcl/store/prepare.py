@@ -19,7 +19,8 @@ from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
 from medcl.foundation.progress import Progress, Silent
-from medcl.store import work
+from medcl.store import growth, work
+from medcl.store.growth import PARTS
 from medcl.store.plan import Estimate, Task, estimate, plan_tasks
 from medcl.store.recipe import Recipe, recipe_hash
 from medcl.store.standard import Prepared, Refused, prepare_volume
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "Refused", "Summary", "prepare", "prepare_volume"]
 
 LEDGER = "ledger.parquet"
-_PARTS = "parts"
 _BEGUN = "begun.json"
 
 
@@ -65,9 +65,11 @@ def prepare(
     """Prepare every volume of a DATA folder into a STORE folder.
 
     jobs: processes here. dask: address of a Dask scheduler whose workers do it instead (they must see both folders under the
-    same paths). A volume already written whole is not done again; a store already whole is left alone. A volume that cannot be
-    prepared is listed in `ledger.parquet`. Raises UserError for a folder without a card, or an `out` made from other
-    data or with another recipe; DataError where no volume was usable or a worker process died.
+    same paths). A volume already written whole is not done again; a store already whole is left alone. Where DATA has changed since
+    (ingest found new scans, a patient withdrew), volumes that are the same stay and the others are done; a run that is not finished
+    cannot go on with a store that has changed. A volume that cannot be prepared is listed in `ledger.parquet`. Raises UserError for
+    a folder without a card, or an `out` made with another recipe or from data that share nothing with these; DataError where no
+    volume was usable or a worker process died.
     """
     from medcl.ingest.data import open_data
 
@@ -99,35 +101,50 @@ def prepare_data(
         progress.say(f"{len(data.manifest)} volumes: {guess}")
         return Summary(out, len(data.manifest), data.manifest["patient_key"].nunique(), 0, {}, guess.disk_bytes, guess)
     made_from = {"data": data_hash, "recipe": recipe_hash(recipe)}
-    if (out / CARD).is_file():
-        return _already_whole(out, made_from, progress)
-    _begin(out, made_from)
-    _run(data, out, recipe, plan_tasks(data.manifest, recipe), jobs, dask, progress)
+    if (out / CARD).is_file() and _made_from(out) == made_from:
+        return _already_whole(out, progress)
+    _begin(out, made_from, work.Context(data, out, recipe), progress)
+    first, records = growth.kept(out)
+    tasks = plan_tasks(data.manifest, recipe, {record["row"] for record in records}, first)
+    _run(data, out, recipe, tasks, jobs, dask, progress)
     summary = _finish(data, out, recipe, made_from)
-    shutil.rmtree(out / _PARTS)
+    shutil.rmtree(out / PARTS)
     (out / _BEGUN).unlink()
     return summary
 
 
-def _already_whole(out: Path, made_from: dict[str, str], progress: Progress) -> Summary:
+def _made_from(out: Path) -> dict[str, Any]:
+    """What a whole or begun store says it is made from."""
+    if not (out / CARD).is_file():
+        return read_json(out / _BEGUN)
     card = read_card(out, "store")
-    if {"data": card["inputs"].get("data"), "recipe": card.get("recipe_hash")} != made_from:
-        raise UserError(f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it")
+    return {"data": card["inputs"].get("data"), "recipe": card.get("recipe_hash")}
+
+
+def _already_whole(out: Path, progress: Progress) -> Summary:
+    card = read_card(out, "store")
     progress.say(f"{out}: already whole, nothing to do")
     counts = card["counts"]
     return Summary(out, counts["volumes"], counts["patients"], counts["masks"], card["refused"], card["array_bytes"])
 
 
-def _begin(out: Path, made_from: dict[str, str]) -> None:
-    begun = out / _BEGUN
-    if begun.is_file():
-        if read_json(begun) != made_from:
-            raise UserError(f"--out {out}: begun from other data or with another recipe; choose another folder or remove it")
+def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress: Progress) -> None:
+    """Open a new store, go on with a begun one, or turn one whose DATA has changed into a begun one that keeps what stays."""
+    if any((out / name).is_file() for name in (CARD, _BEGUN)):
+        if _made_from(out) != made_from:
+            stay = 0
+            if _made_from(out)["recipe"] == made_from["recipe"]:
+                stay = growth.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
+            if not stay:
+                raise UserError(
+                    f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it"
+                )
+            progress.say(f"{out}: the data changed; {stay} volumes stay as they are, {len(context.data.manifest) - stay} to prepare")
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out}: not empty and not a store; choose another folder")
-    else:
-        write_json(begun, made_from)
-    (out / _PARTS).mkdir(exist_ok=True)
+    write_json(out / _BEGUN, made_from)
+    (out / CARD).unlink(missing_ok=True)
+    (out / PARTS).mkdir(exist_ok=True)
 
 
 def _run(data: Any, out: Path, recipe: Recipe, tasks: list[Task], jobs: int, dask: str | None, progress: Progress) -> None:
@@ -147,7 +164,7 @@ def _keep(out: Path, number: int, part: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _part(out: Path, number: int) -> Path:
-    return out / _PARTS / f"{number:07d}.json"
+    return out / PARTS / f"{number:07d}.json"
 
 
 def _in_turn(context: work.Context, tasks: list[Task]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -195,7 +212,7 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
     """Gather the parts into the index and the ledger, copy the tables, write the card."""
     import pandas as pd
 
-    records = sorted((row for path in sorted((out / _PARTS).glob("*.json")) for row in read_json(path)), key=lambda row: row["row"])
+    records = sorted(growth.parts(out), key=lambda record: record["row"])
     ledger = pd.DataFrame([{name: row[name] for name in ("volume_id", "status", "reason", "detail")} for row in records])
     refused = {
         str(code): int(count) for code, count in ledger.loc[ledger["status"] == "refused", "reason"].value_counts().sort_index().items()
@@ -208,6 +225,7 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
         raise DataError(f"no volume could be prepared ({reasons}); the first: {detail}; all in {out / LEDGER}")
     index = _index(data.manifest, used)
     _write_table(out / INDEX, index)
+    growth.remove_unused(out, index)
     write_text(out / RECIPE, to_yaml(recipe))
     for name, table in ((LABELS, data.labels), (REPORTS, data.reports)):
         if table is not None:

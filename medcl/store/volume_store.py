@@ -22,6 +22,11 @@ INDEX = "index.parquet"
 RECIPE = "recipe.yaml"
 LABELS = "labels.parquet"
 REPORTS = "reports.parquet"
+# Columns of the index that `prepare` makes; the others are the manifest's.
+PREPARED = (
+    *("shape", "spacing_mm", "orientation", "units", "affine", "dtype", "slope", "intercept", "background", "center", "spread"),
+    *("file", "offset", "nbytes", "checksums", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "body_box", "mask_boxes"),
+)
 
 
 class VolumeStore:

@@ -62,7 +62,7 @@ def do_numbered_task(context: Context, task: Task) -> tuple[int, list[dict[str, 
 def do_task(context: Context, task: Task) -> list[dict[str, Any]]:
     """Prepare and write the task's volumes. Returns one JSON-able record per volume, in their order.
 
-    A record has `row` (in the manifest), `volume_id`, `status` (used | refused), `reason` (ledger code), `detail`, and
+    A record has `row` (in the manifest), `volume_id`, `pixel_hash`, `status` (used | refused), `reason` (ledger code), `detail`, and
     for used volumes `columns` (what goes into the index).
     """
     records, images, masks = [], [], []
@@ -90,8 +90,9 @@ def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any
 
 
 def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
-    volume_id = str(context.data.manifest["volume_id"].iat[row])
-    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "status": "refused", "reason": "", "detail": ""}
+    volume_id, pixel_hash = (str(context.data.manifest[name].iat[row]) for name in ("volume_id", "pixel_hash"))
+    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "pixel_hash": pixel_hash}
+    record |= {"status": "refused", "reason": "", "detail": ""}
     try:
         prepared = prepare_volume(context.data.volume(volume_id), context.recipe)
         mask = _mask_on_grid(context, volume_id, prepared)

@@ -19,6 +19,7 @@ from medcl.foundation.errors import UserError
 from medcl.ingest import ingest
 from medcl.ingest.audit import Audit, Finder, audit_privacy, needle
 from medcl.ingest.identifiers import can_be_looked_for
+from medcl.ingest.layers import layers
 from tests.ingest.scanner import phantom, series
 
 SECRET = "QUILLFEATHER"
@@ -113,6 +114,23 @@ def test_too_plain_to_be_told_apart() -> None:
     )
     told = [("name", "Zaphod"), ("patient", "12345"), ("patient", "sub-01x"), ("file", "Doe_John"), ("file", "IM000001")]
     assert all(can_be_looked_for(*one, vocabulary) for one in told)
+
+
+@pytest.mark.parametrize("magic", [b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x89PNG\r\n\x1a\n", b"PAR1"])
+def test_what_only_claims_to_be_packed_is_read_as_it_is(magic: bytes) -> None:
+    content = magic + b"SMITH and nothing that unpacks " * 4
+    assert content in [layer for _, layer in layers(content)]
+
+
+def test_a_damaged_member_does_not_hide_the_others() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("first", "second", "third"):
+            archive.writestr(name, f"{name} {name} SMITH" * 9)
+    whole = buffer.getvalue()
+    at = whole.index(b"second") + len("second")
+    found = [layer for _, layer in layers(whole[:at] + b"\xff\xff\xff\xff" + whole[at + 4 :])]
+    assert any(layer.startswith(b"first first") for layer in found) and any(layer.startswith(b"third third") for layer in found)
 
 
 def test_a_needle_across_two_chunks_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -38,7 +39,7 @@ class MadeData:
                 "sex": "F",
                 "report_id": "",
                 "split": "",
-                "pixel_hash": f"h{number}",
+                "pixel_hash": hashlib.sha256(volume.array.tobytes()).hexdigest()[:16],
             }
             for number, (key, volume) in enumerate(self.volumes.items())
         ]

@@ -109,6 +109,65 @@ def test_other_recipe_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         prepared(made(), tmp_path / "mine")
 
 
+def grown() -> MadeData:
+    """`made(8)` without its masks, of which v1 was replaced, v3 withdrawn, and v8 came to; v0 has a file of its own."""
+    data = made(9)
+    data.volumes["v1"] = Volume(data.volumes["v1"].array[::-1].copy(), data.volumes["v1"].affine, "ct", "HU")
+    del data.volumes["v3"]
+    return MadeData(data.volumes)
+
+
+def before() -> MadeData:
+    return MadeData({key: volume for key, volume in made(9).volumes.items() if key != "v8"})
+
+
+def test_a_store_grows_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcl.store.plan._POOLED_ITEMS", 2)  # pools of v1 v2, v3 v4, v5 v6, v7
+    prepared(before(), tmp_path / "store")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "arrays").iterdir()}
+    prepare_data(grown(), "other hash", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store, fresh = VolumeStore(tmp_path / "store"), prepared(grown(), tmp_path / "fresh")
+    placed = ["file", "offset", "nbytes", "checksums"]
+    pd.testing.assert_frame_equal(store.index.drop(columns=placed), fresh.index.drop(columns=placed))
+    for row in range(len(fresh)):
+        assert np.array_equal(store.read(row).array, fresh.read(row).array)
+    same = {path.name for path, at in files.items() if path.is_file() and path.stat().st_mtime_ns == at}
+    assert same == {"0000000.b2nd", "0000003.pool", "0000004.pool"}  # v0, v5 v6, v7: not what shares a pool with v1 or v3
+    assert {f"arrays/{path.name}" for path in (tmp_path / "store" / "arrays").iterdir()} == {*store.index["file"]}
+    assert store.card["corpus_hash"] == fresh.card["corpus_hash"] and store.card["inputs"] == {"data": "other hash"}
+    assert not (tmp_path / "store" / "parts").exists()
+
+
+def test_growing_can_be_interrupted_and_the_data_can_change_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcl.store.plan._POOLED_ITEMS", 2)
+    prepared(before(), tmp_path / "store")
+    real = work.do_task
+    monkeypatch.setattr(work, "do_task", lambda context, task: 1 / 0 if task.number > 5 else real(context, task))
+    with pytest.raises(ZeroDivisionError):
+        prepare_data(grown(), "second", tmp_path / "store", CT, jobs=1, progress=Silent())
+    again: list[int] = []
+    monkeypatch.setattr(work, "do_task", lambda context, task: again.extend(task.rows) or real(context, task))
+    last = grown()
+    del last.volumes["v7"]
+    prepare_data(last, "third", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store, fresh = VolumeStore(tmp_path / "store"), prepared(MadeData(last.volumes), tmp_path / "fresh")
+    assert [store.read(row).array.sum() for row in range(len(store))] == [fresh.read(row).array.sum() for row in range(len(fresh))]
+    assert {store.index["volume_id"].iat[row] for row in again[: -len(fresh)]} == {"v4", "v8"}  # v1 v2 were done, v0 v5 v6 stayed
+
+
+def test_masks_are_done_again_and_other_data_are_refused(tmp_path: Path) -> None:
+    data = made()
+    prepared(data, tmp_path / "store")
+    data.masks["m2"] = Volume(np.zeros_like(data.masks["m2"].array), data.masks["m2"].affine, "ct", "arbitrary")
+    prepare_data(data, "redrawn", tmp_path / "store", CT, jobs=1, progress=Silent())
+    mask = VolumeStore(tmp_path / "store").mask(2)
+    assert mask is not None and not mask.any()
+    others = MadeData({f"w{key}": volume for key, volume in made().volumes.items()})
+    with pytest.raises(UserError, match="made from other data"):
+        prepare_data(others, "others", tmp_path / "store", CT, jobs=1, progress=Silent())
+    assert len(VolumeStore(tmp_path / "store")) == 5
+
+
 def test_a_bad_volume_is_listed_and_not_fatal(tmp_path: Path) -> None:
     data = made()
     data.volumes["v2"] = Volume(data.volumes["v2"].array + 1024, np.eye(4), "ct", "HU")

@@ -1,0 +1,86 @@
+"""A store whose DATA has changed: volumes that are still the same stay as they were prepared, only the others are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcl.foundation.files import CARD, read_json, write_json
+from medcl.store.volume_store import INDEX, PREPARED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = "parts"
+_KEPT = "kept.json"
+_LISTS = ("shape", "spacing_mm", "affine", "checksums", "mask_checksums", "body_box", "mask_boxes")
+
+
+def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> int:
+    """Make the records of `out`, whole or not, records for this manifest; those of other volumes go. Returns how many stay.
+
+    A volume stays where its id and its pixels are the same. Not where it has a mask, which may have been drawn anew, nor where
+    its pool also holds a volume that is gone: what leaves DATA leaves the store. Nothing is changed where none stays.
+    """
+    row_of = {
+        (str(volume), str(pixels)): row
+        for row, (volume, pixels) in enumerate(zip(manifest["volume_id"], manifest["pixel_hash"], strict=True))
+    }
+    found = {record["volume_id"]: record for record in _records(out) if record["status"] == "used"}
+    rows = {volume: row_of.get((volume, record.get("pixel_hash"))) for volume, record in found.items()}
+    stale = {record["columns"]["file"] for volume, record in found.items() if rows[volume] is None}
+    stay = [
+        {**record, "row": rows[volume]}
+        for volume, record in found.items()
+        if record["columns"]["file"] not in stale and volume not in has_mask and not record["columns"]["mask_file"]
+    ]
+    if stay:
+        (out / PARTS).mkdir(exist_ok=True)
+        written = [int(path.name[:7]) for path in (out / "arrays").iterdir() if path.name[:7].isdigit()]
+        write_json(out / PARTS / _KEPT, {"first": max(written) + 1, "records": stay})
+        for path in (out / PARTS).glob("[0-9]*.json"):
+            path.unlink()
+    return len(stay)
+
+
+def kept(out: Path) -> tuple[int, list[dict[str, Any]]]:
+    """The number of the first new task, and the records that stay: 0 and none in a store that is made for the first time."""
+    path = out / PARTS / _KEPT
+    content = read_json(path) if path.is_file() else {"first": 0, "records": []}
+    return content["first"], content["records"]
+
+
+def parts(out: Path) -> Iterator[dict[str, Any]]:
+    """Every record so far, in no order."""
+    yield from kept(out)[1]
+    for path in (out / PARTS).glob("[0-9]*.json"):
+        yield from read_json(path)
+
+
+def remove_unused(out: Path, index: pd.DataFrame) -> None:
+    """Delete the arrays that no row points to."""
+    used = {*index["file"], *index["mask_file"]}
+    for path in (out / "arrays").iterdir():
+        if f"arrays/{path.name}" not in used:
+            path.unlink()
+
+
+def _records(out: Path) -> Iterator[dict[str, Any]]:
+    """What is prepared already: by the index of a whole store, by the parts of one that was begun."""
+    if not (out / CARD).is_file():
+        yield from parts(out)
+        return
+    import pandas as pd
+
+    index = pd.read_parquet(out / INDEX)
+    if not {*PREPARED} <= {*index.columns}:
+        return  # a store of an earlier medcl
+    for row in index.to_dict("records"):
+        own = {name: row[name] for name in PREPARED} | {name: np.asarray(row[name]).tolist() for name in _LISTS}
+        yield {
+            "row": -1, "volume_id": row["volume_id"], "pixel_hash": row["pixel_hash"],
+            "status": "used", "reason": "", "detail": "", "columns": own,
+        }  # fmt: skip
