@@ -6,12 +6,15 @@ import csv
 import io
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
+from medcl.ingest.growth import refuse_growth
 from medcl.ingest.hints import Hint, stem_of
+from medcl.ingest.ledger import Refused
 from medcl.ingest.records import MODALITIES, Identity, modality_name
 from medcl.ingest.settings import Columns
 
@@ -161,9 +164,13 @@ def _sheet(path: Path) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
     import pandas as pd
 
     try:
+        with zipfile.ZipFile(path) as workbook:
+            refuse_growth(sum(part.file_size for part in workbook.infolist()), path.stat().st_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl's warnings may quote cells
             sheet = pd.read_excel(path, dtype=str, keep_default_na=False)
+    except Refused:
+        raise UserError(f"{path}: becomes far too large when it is unpacked; export the sheet as CSV") from None
     except Exception:  # a broken workbook raises many kinds
         raise UserError(f"{path}: not readable as an Excel workbook; save it again, or export the sheet as CSV") from None
     names = tuple(str(name).strip() for name in sheet.columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,30 @@ def test_real_structured_reports(real_data: Path) -> None:
     assert empty is not None and "Enter text" in empty.text and "Last Name" in empty.names
     assert test is not None and "A mass of" in test.text and "Diameter: 3" in test.text
     assert "Riesmeier" not in test.text and {"Riesmeier", "Jörg"} <= set(test.names)
+
+
+@pytest.mark.parametrize(
+    ("before", "cell", "says"),
+    [
+        (b'<!DOCTYPE w [<!ENTITY a "%s">%s]>', b"<t>&i;</t>", "not readable as an Excel workbook"),
+        (b"", b"<t>%s</t>" % (b"x" * 2**27), "far too large when it is unpacked"),
+    ],
+    ids=["entities", "zeros"],
+)
+def test_a_workbook_that_would_fill_the_memory(tmp_path: Path, before: bytes, cell: bytes, says: str) -> None:
+    """Entities that name ten of the next each, and a sheet that is packed a thousandfold."""
+    path, bomb = tmp_path / "reports.xlsx", tmp_path / "bomb.xlsx"
+    pd.DataFrame({"patient": ["a"], "text": ["b"]}).to_excel(path, index=False)
+    entities = b"".join(b'<!ENTITY %c "%s">' % (98 + k, b"&%c;" % (97 + k) * 10) for k in range(8))
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                row = b'<row r="3"><c r="A3" t="inlineStr"><is>%s</is></c></row></sheetData>' % cell
+                content = (before % (b"A" * 1000, entities) if before else b"") + content.replace(b"</sheetData>", row)
+            target.writestr(name, content)
+    with pytest.raises(UserError, match=says):
+        read_rows(bomb, Columns(), ("text",), "--reports")
 
 
 def test_excel_beside_csv(tmp_path: Path) -> None:
