@@ -104,9 +104,10 @@ def _workers(study: OpenStudy, jobs: Jobs, most: int) -> Iterator[tuple[Callable
     pool: Executor
     before = set(multiprocessing.active_children())
     if jobs.dask is None:
-        spawn, size = multiprocessing.get_context("spawn"), min(jobs.side_by_side, most)
-        arguments = (study.config, study.out, spawn.Value("i", 0))
-        pool = ProcessPoolExecutor(size, mp_context=spawn, initializer=_begin_worker, initargs=arguments)
+        server, size = multiprocessing.get_context("forkserver"), min(jobs.side_by_side, most)
+        server.set_forkserver_preload([__name__])
+        arguments = (study.config, study.out, server.Value("i", 0))
+        pool = ProcessPoolExecutor(size, mp_context=server, initializer=_begin_worker, initargs=arguments)
         ask = partial(pool.submit, _do_in_worker)
     else:
         pool = Cluster(jobs.dask)
