@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def fill(study: OpenStudy, jobs: Jobs) -> None:
     """
     if jobs.side_by_side == 1 and jobs.dask is None:
         return
-    stages: list[list[Unit]] = [[*study.unready()]]
+    stages: list[Sequence[Unit]] = [study.unready()]
     stages += [[key for key in stage if not study.is_fitted(key)] for stage in study.stages()]
     total = sum(map(len, stages))
     if total < 2:
@@ -78,7 +78,7 @@ def fill_share(study: OpenStudy, jobs: Jobs) -> int:
     return len(keys)
 
 
-def _side_by_side(units: list[Unit], ask: Callable[[Unit], Future[None]], size: int, stop: StopRequest) -> Iterator[Unit]:
+def _side_by_side(units: Sequence[Unit], ask: Callable[[Unit], Future[None]], size: int, stop: StopRequest) -> Iterator[Unit]:
     """Hand out the units, two for each process at a time; yield them as they are done."""
     waiting, running = iter(units), dict[Future[None], Unit]()
     try:

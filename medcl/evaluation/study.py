@@ -148,7 +148,7 @@ class OpenStudy:
 
     def fit(self, key: FitKey) -> Fit:
         """One fit, done now or before. Where a mode is tuned, `key.mode` may name one trial of it: `finetune@0.001`."""
-        init = next(init for init in self.inits if init.name == key.init)
+        init = self._init(key.init)
         mode, _, rate = key.mode.partition("@")
         if rate:
             return self._trial(init, replace(key, mode=mode), float(rate))
@@ -181,7 +181,10 @@ class OpenStudy:
 
     def make_ready(self, name: str) -> None:
         """Compute and keep the embeddings of one init."""
-        self.embeddings(next(init for init in self.inits if init.name == name))
+        self.embeddings(self._init(name))
+
+    def _init(self, name: str) -> Initialisation:
+        return next(init for init in self.inits if init.name == name)
 
     def _keys(self, init: Initialisation, mode: str) -> list[FitKey]:
         config = self.config
@@ -209,12 +212,17 @@ class OpenStudy:
 
     def _on_embeddings(self, init: Initialisation, key: FitKey) -> Fit:
         rows = self.draws.rows[key.fraction, key.draw]
-        return self._once(key, self._basis(init, key, rows), lambda: self._fit_frozen(init, key, rows))
+        return self._once(key, self._basis(init, key, rows), lambda: self._fit_frozen(key, rows))
 
-    def _fit_frozen(self, init: Initialisation, key: FitKey, rows: np.ndarray) -> Fit:
-        if init.name not in self._frozen:
-            self._frozen[init.name] = FrozenFits(self.embeddings(init), self.cases.target, self.draws, raw=init.kind == "pixels")
-        found = self._frozen[init.name].fit(key.mode, rows)
+    def frozen_fits(self, name: str) -> FrozenFits:
+        """What fits on one init's embeddings share."""
+        if name not in self._frozen:
+            init = self._init(name)
+            self._frozen[name] = FrozenFits(self.embeddings(init), self.cases.target, self.draws, raw=init.kind == "pixels")
+        return self._frozen[name]
+
+    def _fit_frozen(self, key: FitKey, rows: np.ndarray) -> Fit:
+        found = self.frozen_fits(key.init).fit(key.mode, rows)
         return Fit(key, *self._counts(rows), found.outcome, found.choice, found.validation)
 
     # Fine-tunes: the learning rate is chosen by validation at the first draw of each fraction

@@ -152,7 +152,7 @@ def _target_of(task: Any, said: list[tuple[str, ...]]) -> Target:
     words = [own[0] for own in said]
     classes: tuple[str, ...] = tuple(sorted(set(words), key=_as_number_first))
     if isinstance(task, ClassificationTask) and len(classes) < 2:
-        raise DataError(f"task.label '{task.label}': every labelled case is '{classes[0]}'; two classes are needed")
+        raise DataError(f"task.label '{task.label}': every labelled case is '{words[0]}'; two classes are needed")
     code = {word: number for number, word in enumerate(classes)}
     return Classes(np.array([code[word] for word in words]), classes)
 
