@@ -316,7 +316,10 @@ class OpenStudy:
 
     def write_card(self, num_fits: int) -> None:
         """The last file."""
-        inputs = {"data": hash_of_folder(self.config.data), **{init.name: init.weights for init in self.inits if init.kind == "backbone"}}
+        inputs = {
+            "data": hash_of_folder(self.config.data),
+            **{init.name: init.weights for init in self.inits if init.kind not in ("random", "pixels")},
+        }
         counts = {part: len(self.draws.splits.rows(part)) for part in ("train", "val", "test")} | {"fits": num_fits}
         files = {name: sha256_of_file(self.out / name) for name in (RESULTS, SUMMARY, HEADLINE, pages.FACTS)}
         write_card(self.out, "study", inputs=inputs, settings=pages.shown_settings(self.config), counts=counts, files=files)

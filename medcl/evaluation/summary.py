@@ -257,7 +257,7 @@ def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate
     for init in inits if floor else ():
         values = [estimates[init, mode, most][plan.metric].mean for mode in plan.modes if (init, mode, most) in estimates]
         if values and floor and max(values) < floor[plan.metric].mean:
-            words = f"{init} stays below raw pixels with logistic regression at {percent(most)} of the labels"
+            words = f"{init} stays below raw pixels with a linear probe at {percent(most)} of the labels"
             found.append(f"{words} ({max(values):.3f} against {floor[plan.metric].mean:.3f}).")
     return found
 
