@@ -122,7 +122,7 @@ class Budget:
             seed=self.seed,
             precision=self.config.precision,
             workers=self.config.workers,
-            optimizer=AdamWConfig(lr=learning_rate, weight_decay=self.config.weight_decay),
+            optimizer=AdamWConfig(lr=learning_rate, weight_decay=self.config.weight_decay, layer_decay=self.config.layer_decay),
             schedule=ScheduleConfig(warmup_steps=round(self.config.warmup_share * steps), final_share=0.01),
             log_every=steps,
         )

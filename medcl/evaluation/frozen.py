@@ -6,7 +6,7 @@ import numpy as np
 
 from medcl.evaluation.linear import principal_components, standardiser
 from medcl.evaluation.study_data import Draws
-from medcl.evaluation.targets import Fitted, Target, choose
+from medcl.evaluation.targets import Fitted, Target, choose, in_words
 
 PIXEL_COMPONENTS = 50
 
@@ -32,9 +32,10 @@ class FrozenFits:
 
     def _linear(self, rows: np.ndarray) -> Fitted:
         target, val, test = self.target, self.draws.val, self.draws.test
-        models = target.probes(self.features[rows], rows)
+        models = list(target.probes(self.features[rows], rows))
+        tried = in_words(strength for strength, _ in models)
         strength, say, score = choose(models, lambda say: target.judge(say(self.features[val]), rows, val))
-        return Fitted(target.outcome(say(self.features[test]), rows, test), {"strength": strength}, score)
+        return Fitted(target.outcome(say(self.features[test]), rows, test), {"strength": strength, "tried": tried}, score)
 
     def _knn(self, rows: np.ndarray) -> Fitted:
         target, (val, test) = self.target, (self.draws.val, self.draws.test)

@@ -83,7 +83,8 @@ class FinetuneConfig(Settings):
     """The budget of every fine-tune, the same for each initialisation and fraction.
 
     num_steps, batch: of each fit. learning_rates: tried at the first draw of each fraction; validation chooses.
-    head_share: part of the steps in which only the new head learns; warmup_share: of the rising learning rate.
+    head_share: part of the steps in which only the new head learns; warmup_share: of the rising learning rate. layer_decay: part of the
+    learning rate that each stage of the encoder has of the stage after it; 1: all alike.
     views: `policy` augments as the pretraining's policy allows, `plain` not at all. field_voxels: volumes up to this many voxels
     are shown whole, larger ones in windows. looks: how often validation looks for the best step. foreground_share: of the windows that a
     segmentation learns from, those that are laid where a structure is.
@@ -95,6 +96,7 @@ class FinetuneConfig(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     head_share: float = Field(default=0.15, ge=0, lt=1)
     warmup_share: float = Field(default=0.25, ge=0, lt=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     views: Literal["policy", "plain"] = "policy"
     class_weights: bool = True
     field_voxels: int = Field(default=96**3, ge=1)

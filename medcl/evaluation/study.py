@@ -24,6 +24,7 @@ from medcl.evaluation.settings import ClassificationTask, FinetuneConfig, Retrie
 from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
 from medcl.evaluation.summary import HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
 from medcl.evaluation.supervised import learn_weights
+from medcl.evaluation.targets import in_words
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, sha256_of_file, write_card, write_json
 from medcl.foundation.progress import Progress, Silent
@@ -230,11 +231,12 @@ class OpenStudy:
     def _tuned(self, init: Initialisation, key: FitKey) -> Fit:
         rates = self.config.finetune.learning_rates
         if key.draw > 0 and len(rates) == 1:
-            return replace(self._trial(init, key, rates[0]), key=key)
-        trials = [self._trial(init, replace(key, draw=0), rate) for rate in rates]
-        best = max(trials, key=lambda trial: trial.validation)
-        chosen = best if key.draw == 0 else self._trial(init, key, float(best.choice["learning_rate"]))
-        return replace(chosen, key=key)
+            chosen = self._trial(init, key, rates[0])
+        else:
+            trials = [self._trial(init, replace(key, draw=0), rate) for rate in rates]
+            best = max(trials, key=lambda trial: trial.validation)
+            chosen = best if key.draw == 0 else self._trial(init, key, float(best.choice["learning_rate"]))
+        return replace(chosen, key=key, choice={**chosen.choice, "tried": in_words(rates)})
 
     def _trial(self, init: Initialisation, key: FitKey, rate: float) -> Fit:
         rows = self.draws.rows[key.fraction, key.draw]

@@ -83,6 +83,11 @@ def choose(candidates: Iterable[tuple[float, Say]], judge: Callable[[Say], tuple
     return best[1], best[2], best[0][0]
 
 
+def in_words(grid: Iterable[float]) -> str:
+    """What was tried, for the table of results: `0.001 0.0001`."""
+    return " ".join(f"{value:g}" for value in grid)
+
+
 def defined(value: float, otherwise: float) -> float:
     """A score that chooses must be a number: `otherwise` where it is undefined."""
     return otherwise if np.isnan(value) else float(value)

@@ -91,6 +91,14 @@ def test_probabilities_know_how_common_a_class_is(pictures: VolumeStore) -> None
     assert found.outcome.probabilities[0] == pytest.approx([0.75, 0.25], abs=1e-3)
 
 
+@pytest.mark.parametrize("layer_decay, moves", [(1.0, True), (1e-6, False)])
+def test_layer_decay_keeps_early_stages_where_they_were(pictures: VolumeStore, layer_decay: float, moves: bool) -> None:
+    fits, draws = _fits(pictures, num_steps=4, looks=1, head_share=0.0, layer_decay=layer_decay)
+    method, _ = fits.learn(draws.train, 0, 1e-2)
+    before, after = (next(encoder.parameters()) for encoder in (fits.build(0), method.backbone))
+    assert bool((before - after).abs().max() > 1e-4) is moves
+
+
 def test_plain_views_are_not_augmented(pictures: VolumeStore) -> None:
     plain = PlainViews(views("xray", (SIDE, SIDE)))
     one, other = (plain.draw_row(pictures, 4, (0, step, 4), 1)[0] for step in (0, 7))

@@ -58,6 +58,7 @@ def test_tuning_is_recorded_and_shared_by_the_draws(finished: Path) -> None:
     tuned = results[(results["mode"] == "finetune") & (results["metric"] == "auroc")]
     rates = [json.loads(choice)["learning_rate"] for choice in tuned["choice"]]
     assert set(rates) <= {0.01, 0.001}
+    assert {json.loads(choice)["tried"] for choice in tuned["choice"]} == {"0.01 0.001"}
     assert (tuned.assign(rate=rates).groupby(["init", "fraction"])["rate"].nunique() == 1).all()
     assert len(list((finished / "fits").glob("random-finetune@*-0.2-0.json"))) == 2, "both rates were tried at the first draw"
 
