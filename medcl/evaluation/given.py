@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,12 +27,13 @@ class Given:
 def read_weights(config: WeightsConfig) -> Given:
     """Read a user's file and say how much of it arrived. Raises UserError where it does not fit (see `fill`)."""
     encoder = build_seeded(config.encoder, seed=0)
+    how: dict[str, Any] = {"prefix": config.prefix, "from_colour": config.from_colour, "allow_missing": config.allow_missing}
     if config.inflate:
         flat = build_seeded(config.encoder.model_copy(update={"spatial_dims": 2}), seed=0)
-        report = fill(flat, config.weights, prefix=config.prefix, allow_missing=config.allow_missing)
+        report = fill(flat, config.weights, **how)
         inflate(flat.state_dict(), encoder)
     else:
-        report = fill(encoder, config.weights, prefix=config.prefix, allow_missing=config.allow_missing)
+        report = fill(encoder, config.weights, **how)
     state = {name: tensor for name, tensor in encoder.state_dict().items() if name not in report.missing}
     lost = f"; {len(report.missing)} stay random ({', '.join(report.missing[:3])}, ...)" if report.missing else ""
     spare = f"; {len(report.untouched)} of the file not used" if report.untouched else ""

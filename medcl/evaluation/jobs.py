@@ -73,9 +73,7 @@ def fill_share(study: OpenStudy, jobs: Jobs) -> int:
     """Make the fits of one task of an array; returns how many are its own."""
     assert jobs.task is not None
     keys = [key for stage in study.stages() for key in stage][jobs.task :: jobs.tasks]
-    for key in study.progress.track(keys, len(keys), "fits"):
-        study.fit(key)
-    return len(keys)
+    return len(study.fit_all(keys))
 
 
 def _side_by_side(units: Sequence[Unit], ask: Callable[[Unit], Future[None]], size: int, stop: StopRequest) -> Iterator[Unit]:

@@ -111,13 +111,14 @@ class WeightsConfig(Settings):
     """An init whose weights are anyone's file.
 
     weights: `.safetensors`, or a `.pt` that torch reads without running code. encoder: the network they belong to. prefix: where in the
-    file it is, where there are several places. inflate: the file holds the 2D weights of this 3D encoder. allow_missing: tensors
-    that the file lacks stay random.
+    file it is, where there are several places. from_colour: its first layer takes colour pictures (ImageNet), and is made to take
+    grey ones. inflate: the file holds the 2D weights of this 3D encoder. allow_missing: tensors that the file lacks stay random.
     """
 
     weights: Path
     encoder: EncoderConfig  # type: ignore[valid-type]
     prefix: str | None = None
+    from_colour: bool = False
     inflate: bool = False
     allow_missing: bool = False
 

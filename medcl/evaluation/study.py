@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store,
 from medcl.evaluation.summary import HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
 from medcl.evaluation.supervised import learn_weights
 from medcl.evaluation.targets import in_words
-from medcl.foundation.errors import UserError
+from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, sha256_of_file, write_card, write_json
 from medcl.foundation.progress import Progress, Silent
-from medcl.training.launch import Place, here, one_thread
+from medcl.training.launch import Place, StopRequest, here, one_thread
 
 __all__ = ["StudyConfig", "StudyResult", "run_study"]
 
@@ -64,8 +64,7 @@ def run_study(
         study = begin_study(config, out, progress)
         if ahead is not None:
             ahead(study)
-        fits = [study.fit(key) for key in progress.track(study.keys, len(study.keys), "fits")]
-        return _conclude(study, fits, before_card)
+        return _conclude(study, study.fit_all(study.keys), before_card)
 
 
 def begin_study(config: StudyConfig, out: Path, progress: Progress, alone: bool = True) -> OpenStudy:
@@ -146,6 +145,16 @@ class OpenStudy:
         own = self.cases.cases.patient[self.draws.test]
         paired = self.paired.cases.patient[self._paired_test()] if self.paired else own
         return {mode: paired if mode == "retrieval" else own for mode in self.config.modes}
+
+    def fit_all(self, keys: Sequence[FitKey]) -> list[Fit]:
+        """The fits of these keys, one after another. Raises Stopped after a signal, everything finished kept."""
+        fits = []
+        with StopRequest() as stop:
+            for key in self.progress.track(keys, len(keys), "fits"):
+                fits.append(self.fit(key))
+                if stop.reason is not None and len(fits) < len(keys):
+                    raise Stopped(f"stopped by {stop.reason} after {len(fits)} of {len(keys)} fits; the same command goes on")
+        return fits
 
     def fit(self, key: FitKey) -> Fit:
         """One fit, done now or before. Where a mode is tuned, `key.mode` may name one trial of it: `finetune@0.001`."""

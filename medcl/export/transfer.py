@@ -54,14 +54,17 @@ def into(folder: str | Path, network: nn.Module, *, allow_missing: bool = False)
     return Transfer(len(ours) - len(missing), len(ours), tuple(sorted(chosen)), missing, untouched)
 
 
-def fill(encoder: nn.Module, path: Path, *, prefix: str | None = None, allow_missing: bool = False) -> Transfer:
+def fill(encoder: nn.Module, path: Path, *, prefix: str | None = None, from_colour: bool = False, allow_missing: bool = False) -> Transfer:
     """The other way round: copy anyone's weights into an encoder, in place, from where the file has its names and shapes.
 
     path: see `read_tensors`. prefix: where in the file, such as `state_dict.encoder_q.`; by default the one place where most of it
-    is. `Transfer.untouched` are tensors of the file that were not used. Raises UserError, with the encoder unchanged, where no
+    is. from_colour: kernels of the file that take red, green and blue are summed, which is to show them grey. `Transfer.untouched` are
+    tensors of the file that were not used. Raises UserError, with the encoder unchanged, where no
     tensor fits, where two places fit as well, or, without `allow_missing`, where a tensor of the encoder is not in the file.
     """
     ours, theirs = encoder.state_dict(), read_tensors(path)
+    if from_colour:
+        theirs = {name: kernel.sum(1, keepdim=True) if _takes_colour(kernel) else kernel for name, kernel in theirs.items()}
     known = theirs if prefix is None else {name: tensor for name, tensor in theirs.items() if name.startswith(prefix)}
     chosen, missing = _places(ours, known, str(path), "the file", allow_missing)
     if prefix is not None and prefix in chosen:
@@ -119,6 +122,10 @@ def _places(
             f"{source}: {most}/{len(ours)} encoder tensors fit, '{missing[0]}' has no place; say allow_missing if that is meant"
         )
     return chosen, missing
+
+
+def _takes_colour(kernel: Tensor) -> bool:
+    return kernel.dim() >= 4 and kernel.shape[1] == 3
 
 
 def _prefixes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> set[str]:

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from medcl.api import evaluate, evaluate_share
-from medcl.evaluation.fits import FitFolder
+from medcl.evaluation.fits import Fit, FitFolder
 from medcl.evaluation.jobs import Jobs, fill, fill_share
 from medcl.evaluation.study import OpenStudy, begin_study, run_study
 from medcl.foundation.config import to_yaml
-from medcl.foundation.errors import UserError
+from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.progress import Silent
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import study_config
@@ -73,6 +73,21 @@ def test_a_task_takes_its_own_fits_only(pictures: VolumeStore, backbone: Path, t
     study = begin_study(study_config(pictures, backbone, modes=["knn"], floor=False), tmp_path / "study", Silent(), alone=False)
     assert fill_share(study, Jobs(task=1, tasks=2)) == len(list((tmp_path / "study" / "fits").iterdir())) == 3
     assert not (tmp_path / "study" / "results.csv").exists()
+
+
+def test_a_signal_between_fits_stops_with_everything_kept(
+    pictures: VolumeStore, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = FitFolder.save
+
+    def signalled(self: FitFolder, fit: Fit, basis: str) -> Fit:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return save(self, fit, basis)
+
+    monkeypatch.setattr(FitFolder, "save", signalled)
+    with pytest.raises(Stopped, match="SIGUSR1 after 1 of 6 fits"):
+        run_study(study_config(pictures, backbone, modes=["knn"], floor=False), tmp_path / "study")
+    assert len(list((tmp_path / "study" / "fits").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

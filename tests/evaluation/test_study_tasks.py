@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medcl.encoders import build_seeded
+from medcl.encoders import ResNetConfig, build_seeded
 from medcl.evaluation.distillation import Distillation
 from medcl.evaluation.given import read_weights
 from medcl.evaluation.settings import WeightsConfig
@@ -136,6 +136,43 @@ def test_weights_that_do_not_fit_say_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2 places; name one as prefix: encoder_k\., encoder_q\."):
         read_weights(config)
     assert read_weights(config.model_copy(update={"prefix": "encoder_q."})).state.keys() == state.keys()
+
+
+def test_colour_weights_see_grey_as_they_saw_three_equal_channels(tmp_path: Path) -> None:
+    path, grey = tmp_path / "colour.safetensors", build_seeded(PICTURE_ENCODER, seed=5).state_dict()
+    first = next(name for name, tensor in grey.items() if tensor.dim() == 4)
+    shares = torch.tensor([0.2, 0.3, 0.5])[:, None, None]
+    save_file({**grey, first: grey[first] * shares}, path)
+    config = WeightsConfig(weights=path, encoder=PICTURE_ENCODER)
+    with pytest.raises(UserError, match=f"'{first}' has no place"):
+        read_weights(config)
+    given = read_weights(config.model_copy(update={"from_colour": True}))
+    assert torch.allclose(given.state[first], grey[first])
+
+
+def _as_torchvision_names_it(width: int) -> dict[str, torch.Tensor]:
+    """The state_dict of torchvision's resnet18, narrower."""
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (width, 3, 7, 7), "fc.weight": (1000, 8 * width), "fc.bias": (1000,)}
+    norms = {"bn1": width}
+    for number in range(4):
+        wide = width * 2**number
+        for block in range(2):
+            name, narrow = f"layer{number + 1}.{block}", wide // 2 if number and not block else wide
+            shapes |= {f"{name}.conv1.weight": (wide, narrow, 3, 3), f"{name}.conv2.weight": (wide, wide, 3, 3)}
+            norms |= {f"{name}.bn1": wide, f"{name}.bn2": wide}
+            if narrow < wide:
+                shapes[f"{name}.downsample.0.weight"] = (wide, narrow, 1, 1)
+                norms[f"{name}.downsample.1"] = wide
+    for name, wide in norms.items():
+        shapes |= {f"{name}.{part}": (wide,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return {name: torch.ones(shape) for name, shape in shapes.items()}
+
+
+def test_imagenets_resnet_begins_a_deep_one(tmp_path: Path) -> None:
+    torch.save(_as_torchvision_names_it(4), tmp_path / "resnet18.pth")
+    encoder = ResNetConfig(depth=18, spatial_dims=3, width=4, shortcut="without_bias")
+    given = read_weights(WeightsConfig(weights=tmp_path / "resnet18.pth", encoder=encoder, from_colour=True, inflate=True))
+    assert given.words == "60 of 60 tensors from resnet18.pth, from 2D to 3D; 42 of the file not used"
 
 
 class _Bomb:
