@@ -23,7 +23,11 @@ from medcl.reporting.page import write_study_page
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, study_config
 
-SEEN = {"recipe": "xray", "views": {"policy": "xray", "size": [24, 24]}, "finetune": {"num_steps": 4, "batch": 8, "looks": 1, "workers": 0}}
+SEEN = {
+    "recipe": "xray",
+    "views": {"policy": "xray", "size": [24, 24]},
+    "finetune": {"num_steps": 4, "batch": 8, "learning_rates": [0.01], "looks": 1, "workers": 0},
+}
 
 
 def _study(store: VolumeStore, out: Path, **changes: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
