@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,48 @@ def rehearse_pretraining(
     return figures, _expected(figures, free, run.maker.overrides)
 
 
-def evaluate(path: Path | str, overrides: Overrides = (), *, out: Path | str | None = None, progress: Progress | None = None) -> Study:
-    """Run a label-efficiency study as a YAML says, and make its page; the same call again goes on where it stopped."""
+def evaluate(
+    path: Path | str,
+    overrides: Overrides = (),
+    *,
+    out: Path | str | None = None,
+    jobs: int = 1,
+    dask: str | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Run a label-efficiency study as a YAML says, and make its page; the same call again goes on where it stopped.
+
+    jobs: how many fits are made side by side, in processes here. dask: address of a Dask scheduler whose workers make them instead
+    (they must see the data and the study's folder under the same paths). Neither changes a number.
+    """
+    from medcl.evaluation.jobs import Jobs, fill
     from medcl.evaluation.study import run_study
     from medcl.reporting.page import write_study_page
 
     settings = load_study(path, overrides)
     folder = Path(out) if out else Path("runs") / Path(path).stem
-    result = run_study(settings, folder, progress=progress or Silent(), before_card=write_study_page)
+    ahead = partial(fill, jobs=Jobs(jobs, dask))
+    result = run_study(settings, folder, progress=progress or Silent(), before_card=write_study_page, ahead=ahead)
     return Study(folder, result.headline, [*result.lines, f"page: {folder / 'page.html'}"])
+
+
+def evaluate_share(
+    path: Path | str, overrides: Overrides = (), *, task: int, tasks: int, out: Path | str | None = None, progress: Progress | None = None
+) -> list[str]:
+    """The fits of one task of an array, into the folder of a study that `evaluate` concludes when all tasks are done.
+
+    task: from 0 to tasks - 1. Returns lines for a person.
+    """
+    from medcl.evaluation.jobs import Jobs, fill_share
+    from medcl.evaluation.study import begin_study
+    from medcl.training.launch import one_thread
+
+    jobs = Jobs(task=task, tasks=tasks)
+    folder = Path(out) if out else Path("runs") / Path(path).stem
+    with one_thread():
+        study = begin_study(load_study(path, overrides), folder, progress or Silent(), alone=False)
+        count = fill_share(study, jobs)
+    return [f"task {task} of {tasks}: {count} of {sum(map(len, study.stages()))} fits are in {folder}"]
 
 
 class _Pretraining:

@@ -208,14 +208,27 @@ def evaluate(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Which backbones to compare, on which labels.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The STUDY folder; without it, runs/ and the study's name.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Fits made side by side; by default one per core, or one with a GPU.")] = None,
+    dask: Dask = None,
+    task: Annotated[int | None, typer.Option(help="Only every --tasks-th fit, from this one on: one task of an array.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks the array has.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure how many labels a backbone saves. The same line again goes on where it stopped."""
     with Conversation("evaluate", as_json, quiet) as talk:
         from medcl.api import evaluate as run_study
+        from medcl.api import evaluate_share
+        from medcl.evaluation.jobs import Jobs, cores
 
-        result = run_study(study, overrides or [], out=out or Path("runs") / study.stem, progress=talk.progress)
+        folder = out or Path("runs") / study.stem
+        chosen = Jobs(jobs or (1 if dask or task is not None else cores()), dask, task, tasks)
+        if task is not None:
+            lines = evaluate_share(study, overrides or [], task=task, tasks=tasks or 1, out=folder, progress=talk.progress)
+            follow = " ".join(["when all tasks are done: medcl evaluate", str(study), *(overrides or []), f"--out {folder}"])
+            talk.done(lines, {"study": folder}, next=follow)
+            return
+        result = run_study(study, overrides or [], out=folder, jobs=chosen.side_by_side, dask=dask, progress=talk.progress)
         talk.done(result.lines, {"study": result.folder, "headline": result.headline}, next=f"open {result.folder}/page.html in a browser")
 
 

@@ -105,7 +105,7 @@ def _pretrain(settings: Path, out: Path, name: str, share: float, progress: Prog
 def _evaluate(settings: Path, out: Path, run: Run, progress: Progress) -> Study:
     name = run.folder.parent
     overrides = {"data": str(name / "store"), "inits.pretrained": str(run.backbone)}
-    return evaluate(settings, overrides, out=name / "study", progress=progress)
+    return evaluate(settings, overrides, out=name / "study", jobs=2, progress=progress)
 
 
 def _lines(out: Path, page: Path, seconds: float, findings: list[str]) -> list[str]:

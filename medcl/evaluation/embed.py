@@ -61,8 +61,7 @@ def training_windows(maker: ViewMaker, store: VolumeStore) -> Callable[[int], li
 
 def embed_init(init: Initialisation, seed: int, folder: Path, device: torch.device, progress: Progress) -> np.ndarray:
     """The frozen embeddings of every row of the init's store: (rows, dim) float32; from the study's cache where it has them."""
-    name = basis_of(**init.basis(seed), store=hash_of_store(init.store))[:24]
-    path = folder / EMBEDDINGS / f"{name}.safetensors"
+    path = _kept(init, seed, folder)
     try:
         return load_file(path)["embeddings"]
     except (OSError, SafetensorError):
@@ -85,6 +84,16 @@ def embed_init(init: Initialisation, seed: int, folder: Path, device: torch.devi
         )
     write_bytes(path, save({"embeddings": found}))
     return found
+
+
+def is_embedded(init: Initialisation, seed: int, folder: Path) -> bool:
+    """Whether the study's cache holds them."""
+    return _kept(init, seed, folder).is_file()
+
+
+def _kept(init: Initialisation, seed: int, folder: Path) -> Path:
+    name = basis_of(**init.basis(seed), store=hash_of_store(init.store))[:24]
+    return folder / EMBEDDINGS / f"{name}.safetensors"
 
 
 def _pixels(init: Initialisation, rows: np.ndarray, progress: Progress) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import medcl
 from medcl.evaluation.knn import nearest
 from medcl.evaluation.linear import STRENGTHS, principal_components
-from medcl.evaluation.settings import ClassificationTask, SegmentationTask, StudyConfig
+from medcl.evaluation.settings import ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask, StudyConfig, WeightsConfig
 from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
 from medcl.foundation.files import hash_of_folder
 from medcl.foundation.geometry import rows_and_columns
@@ -128,9 +128,11 @@ def shown_settings(config: StudyConfig) -> dict[str, Any]:
     """The settings without absolute paths: what lies above the last two folders is nobody's business."""
     content = config.model_dump(mode="json")
     content["data"] = shown_path(config.data)
-    content["inits"] = {
-        name: shown_path(given) if isinstance(given, Path) else content["inits"][name] for name, given in config.inits.items()
-    }
+    for name, given in config.inits.items():
+        if isinstance(given, Path):
+            content["inits"][name] = shown_path(given)
+        elif isinstance(given, WeightsConfig):
+            content["inits"][name]["weights"] = shown_path(given.weights)
     return content
 
 
@@ -140,16 +142,17 @@ def shown_path(path: Path) -> str:
 
 
 def _part_facts(cases: StudyCases, rows: np.ndarray) -> dict[str, Any]:
-    label = cases.cases.label[rows]
-    per_class = [int((label == own).sum()) for own in range(len(cases.classes))]
+    per_class = [int(count) for count in cases.cases.membership[rows].sum(0)]
     return {"cases": len(rows), "patients": len(np.unique(cases.cases.patient[rows])), "per_class": per_class}
 
 
 def _title(config: StudyConfig, numbers: tuple[int, ...]) -> str:
     if config.title:
         return config.title
-    if isinstance(config.task, ClassificationTask):
+    if isinstance(config.task, ClassificationTask | RegressionTask):
         return config.task.label
+    if isinstance(config.task, MultilabelTask):
+        return ", ".join(config.task.labels)
     if isinstance(config.task, SegmentationTask):
         return f"segmentation of structure{'s' if len(numbers) > 1 else ''} {', '.join(str(number) for number in numbers)}"
     return "image and report retrieval"
@@ -174,10 +177,13 @@ def _protocol(config: StudyConfig) -> list[str]:
         f"{finetune.num_steps} steps of at most {finetune.batch} cases, {views}, the head alone for the first {finetune.head_share:.0%}; "
         f"learning rate ({rates}) chosen by validation at the first draw of each fraction, the step by validation in every fit."
     )
+    probe = "ridge" if isinstance(config.task, RegressionTask) else "logistic"
     lines = {
         "knn": "Nearest neighbours: 20, cosine, votes weighted with temperature 0.07, on frozen embeddings.",
-        "linear": f"Linear probe: logistic regression on standardised frozen embeddings, {len(STRENGTHS)} strengths, validation chooses.",
+        "linear": f"Linear probe: {probe} regression on standardised frozen embeddings, {len(STRENGTHS)} strengths, validation chooses.",
         "finetune": f"Fine-tuning: {budget}",
+        "distill": "Distillation: from the same start a student learns what the fine-tuned network says of every training image, labelled "
+        f"or not, for as long again; temperature {finetune.distill.temperature:g}, weight of the labels {finetune.distill.label_share:g}.",
         "frozen": f"Frozen encoder: only the decoder learns; {budget}",
         "retrieval": "Retrieval: each report by the mean of its sentences' embeddings, among all reports of the test set.",
     }

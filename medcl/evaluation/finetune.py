@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medcl.encoders import Encoder
+from medcl.evaluation.distillation import Distillation
 from medcl.evaluation.embed import embed_rows, training_windows
-from medcl.evaluation.frozen import Fitted, class_shares
-from medcl.evaluation.linear import validation_auroc
-from medcl.evaluation.scores import Predictions
-from medcl.evaluation.settings import FinetuneConfig
-from medcl.evaluation.study_data import Draws, StudyCases
+from medcl.evaluation.settings import DistillConfig, FinetuneConfig
+from medcl.evaluation.study_data import Draws
+from medcl.evaluation.targets import Fitted, Target
 from medcl.foundation.types import Batch, StepOutput
 from medcl.loading.batches import Batches
 from medcl.methods.method import Method
@@ -31,36 +28,35 @@ from medcl.training.watchers import Moment
 from medcl.views.batched import ViewMaker, ViewParameters
 
 
-class Classifier(Method):
-    """An encoder with a linear head. weights: (classes,) of the loss."""
+class Headed(Method):
+    """An encoder with a linear head of `width` outputs. loss: (outputs, targets) -> scalar."""
 
     num_views = 1
 
-    def __init__(self, encoder: Encoder, classes: int, weights: Tensor, head_share: float) -> None:
+    def __init__(self, encoder: Encoder, width: int, loss: nn.Module, head_share: float) -> None:
         super().__init__()
         self.backbone = encoder
-        self.head = nn.Linear(encoder.dim, classes)
+        self.head = nn.Linear(encoder.dim, width)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.register_buffer("weights", weights)
+        self.loss = loss
         self.head_share = head_share
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
-        """Logits (batch, classes) and targets (batch,); while only the head learns, nothing flows into the encoder."""
+        """Outputs (batch, width) and targets (batch, ...); while only the head learns, nothing flows into the encoder."""
         pooled = self.backbone(batch.views[0]).pooled
         pooled = pooled.detach() if progress < self.head_share else pooled
         assert batch.target is not None
         return self.head(pooled), batch.target
 
     def compare(self, embeddings: tuple[Tensor, ...], progress: float) -> StepOutput:
-        """Weighted cross-entropy."""
-        logits, target = embeddings
-        loss = F.cross_entropy(logits.float(), target, weight=self.get_buffer("weights"))
-        return StepOutput(loss, logits.detach())
+        """The loss of the whole batch."""
+        outputs, target = embeddings
+        return StepOutput(self.loss(outputs.float(), target), outputs.detach())
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """(n, 1, *space) -> (n, classes)."""
-        return self.head(self.backbone(images).pooled).float().softmax(1)
+    def outputs(self, images: Tensor) -> Tensor:
+        """(n, 1, *space) -> (n, width)."""
+        return self.head(self.backbone(images).pooled).float()
 
 
 class BestStep:
@@ -126,7 +122,7 @@ class Budget:
             seed=self.seed,
             precision=self.config.precision,
             workers=self.config.workers,
-            optimizer=AdamWConfig(lr=learning_rate, weight_decay=self.config.weight_decay),
+            optimizer=AdamWConfig(lr=learning_rate, weight_decay=self.config.weight_decay, layer_decay=self.config.layer_decay),
             schedule=ScheduleConfig(warmup_steps=round(self.config.warmup_share * steps), final_share=0.01),
             log_every=steps,
         )
@@ -136,7 +132,7 @@ class Budget:
 
 
 class FinetuneFits:
-    """Classification fine-tunes of one init. build: draw -> a new encoder; rows: the store's row of every case; maker: its views."""
+    """Fine-tunes of one init. build: draw -> a new encoder; rows: the store's row of every case; maker: its views."""
 
     def __init__(
         self,
@@ -144,24 +140,47 @@ class FinetuneFits:
         store: VolumeStore,
         rows: np.ndarray,
         maker: ViewMaker,
-        cases: StudyCases,
+        target: Target,
         draws: Draws,
         budget: Budget,
     ) -> None:
-        self.build, self.store, self.rows, self.cases, self.draws, self.budget = build, store, rows, cases, draws, budget
+        self.build, self.store, self.rows, self.target, self.draws, self.budget = build, store, rows, target, draws, budget
         self.maker = maker
-        self.targets = np.zeros(len(store), dtype=np.int64)
-        self.targets[rows] = cases.cases.label
 
     def fit(self, labelled: np.ndarray, draw: int, learning_rate: float) -> Fitted:
         """One fine-tune on the labelled cases of a draw."""
+        method, best = self.learn(labelled, draw, learning_rate)
+        return self._fitted(method, best, labelled, {"learning_rate": learning_rate})
+
+    def learn(self, labelled: np.ndarray, draw: int, learning_rate: float) -> tuple[Headed, BestStep]:
+        """The network of the step that validation holds best."""
+        loss = self.target.loss(labelled, self.budget.config.class_weights)
+        return self._train(loss, labelled, self.target.label, labelled, draw, learning_rate)
+
+    def distill(self, labelled: np.ndarray, draw: int, learning_rate: float, config: DistillConfig) -> Fitted:
+        """A student from the same start learns what the fine-tuned teacher says of every training image, labelled or not."""
+        teacher, _ = self.learn(labelled, draw, learning_rate)
+        pool = self.draws.train
+        said = self._said(teacher.outputs, pool)
+        truth = np.zeros_like(said)
+        known = np.isin(pool, labelled)
+        truth[known, self.target.label[pool[known]]] = 1
+        lessons = np.zeros((len(self.rows), 2, self.target.width), dtype=np.float32)
+        lessons[pool] = np.stack([said, truth], axis=1)
+        loss = Distillation(self.target.loss(labelled, self.budget.config.class_weights), config.temperature, config.label_share)
+        method, best = self._train(loss, pool, lessons, labelled, draw, learning_rate)
+        choice: dict[str, float | str] = {"learning_rate": learning_rate, **config.model_dump(), "unlabelled": int((~known).sum())}
+        return self._fitted(method, best, labelled, choice)
+
+    def _train(
+        self, loss: nn.Module, shown: np.ndarray, of_case: np.ndarray, labelled: np.ndarray, draw: int, learning_rate: float
+    ) -> tuple[Headed, BestStep]:
+        """shown: the cases to learn from, each with its row of `of_case`; labelled: those whose shares of the classes count."""
         config = self.budget.config
-        prior = class_shares(self.cases, labelled)
-        weights = 1 / np.maximum(prior, 1e-12) if config.class_weights else np.ones(len(prior))
-        method = Classifier(
-            self.build(draw), len(prior), torch.tensor(weights / weights.sum() * len(prior), dtype=torch.float32), config.head_share
-        )
-        batch = min(config.batch, len(labelled))
+        method = Headed(self.build(draw), self.target.width, loss, config.head_share)
+        batch = min(config.batch, len(shown))
+        targets = np.zeros((len(self.store), *of_case.shape[1:]), dtype=of_case.dtype)
+        targets[self.rows] = of_case
         batches = Batches(
             self.store,
             self.maker if config.views == "policy" else PlainViews(self.maker),
@@ -169,28 +188,28 @@ class FinetuneFits:
             world_batch=batch,
             seed=self.budget.seed + draw,
             workers=config.workers,
-            rows=self.rows[labelled],
-            targets=self.targets,
+            rows=self.rows[shown],
+            targets=targets,
         )
-        best = BestStep(lambda: self._validation(method, prior), config.num_steps, config.looks)
+        best = BestStep(lambda: self._judge(method, labelled), config.num_steps, config.looks)
         self.budget.train(method, batches, learning_rate, batch, best)
+        return method, best
+
+    def _fitted(self, method: Headed, best: BestStep, labelled: np.ndarray, choice: dict[str, float | str]) -> Fitted:
         assert best.best is not None
-        said = self._predict(method, self.draws.test, prior)
-        choice: dict[str, float | str] = {"learning_rate": learning_rate, "step": best.step}
-        return Fitted(Predictions(said, self.cases.cases.label[self.draws.test], prior), choice, best.best[0])
+        said = self._predict(method, self.draws.test, labelled)
+        return Fitted(self.target.outcome(said, labelled, self.draws.test), {**choice, "step": best.step}, best.best[0])
 
-    def _validation(self, method: Classifier, prior: np.ndarray) -> tuple[float, float]:
-        label = self.cases.cases.label[self.draws.val]
-        said = self._predict(method, self.draws.val, prior)
-        loss = -np.mean(np.log(np.maximum(said[np.arange(len(label)), label], 1e-12)))
-        return validation_auroc(Predictions(said, label, prior)), float(-loss)
+    def _judge(self, method: Headed, labelled: np.ndarray) -> tuple[float, float]:
+        return self.target.judge(self._predict(method, self.draws.val, labelled), labelled, self.draws.val)
 
-    def _predict(self, method: Classifier, part: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    def _predict(self, method: Headed, part: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+        said = self._said(lambda images: self.target.activate(method.outputs(images)), part)
+        return self.target.restored(said, labelled, self.budget.config.class_weights)
+
+    def _said(self, network: Callable[[Tensor], Tensor], part: np.ndarray) -> np.ndarray:
         windows = training_windows(self.maker, self.store)
-        said = embed_rows(method.probabilities, self.store, self.rows[part], windows, self.maker, device=self.budget.place.device)
-        if self.budget.config.class_weights:  # the loss made all classes equal; give them their shares back
-            said = said * prior
-        return said / said.sum(1, keepdims=True)
+        return embed_rows(network, self.store, self.rows[part], windows, self.maker, device=self.budget.place.device)
 
 
 def field_maker(maker: ViewMaker, store: VolumeStore, rows: np.ndarray, most_voxels: int) -> ViewMaker:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medcl.evaluation.scores import Measured, Predictions
-from medcl.evaluation.statistics import Outcome
+from medcl.evaluation.findings import FindingPredictions
+from medcl.evaluation.quantity import ValuePredictions
+from medcl.evaluation.scores import Measured, Outcome, Predictions
 from medcl.foundation.files import read_json, write_json
 
 FITS = "fits"
@@ -103,18 +104,24 @@ def hash_of_array(array: np.ndarray) -> str:
     return hashlib.sha256(head + array.tobytes()).hexdigest()
 
 
+# What an outcome is on disk: names in words, all else as arrays.
+_KINDS: dict[str, type] = {
+    "measured": Measured,
+    "predictions": Predictions,
+    "findings": FindingPredictions,
+    "values": ValuePredictions,
+}
+
+
 def _content_of(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Measured):
-        return {"kind": "measured", "names": list(outcome.names), "values": _pack(outcome.values)}
-    parts = {"probabilities": outcome.probabilities, "label": outcome.label, "prior": outcome.prior}
-    return {"kind": "predictions", **{name: _pack(array) for name, array in parts.items()}}
+    kind = next(name for name, cls in _KINDS.items() if type(outcome) is cls)
+    parts = {name: list(part) if name == "names" else _pack(part) for name, part in vars(outcome).items()}
+    return {"kind": kind, **parts}
 
 
 def _outcome_of(content: Mapping[str, Any]) -> Outcome:
-    if content["kind"] == "measured":
-        return Measured(tuple(content["names"]), _unpack(content["values"]).astype(np.float64))
-    probabilities, label, prior = (_unpack(content[name]) for name in ("probabilities", "label", "prior"))
-    return Predictions(probabilities.astype(np.float64), label.astype(np.int64), prior.astype(np.float64))
+    parts = {name: tuple(part) if name == "names" else _unpack(part) for name, part in content.items() if name != "kind"}
+    return _KINDS[content["kind"]](**parts)
 
 
 def _pack(array: np.ndarray) -> dict[str, Any]:
@@ -125,4 +132,4 @@ def _pack(array: np.ndarray) -> dict[str, Any]:
 
 def _unpack(content: Mapping[str, Any]) -> np.ndarray:
     array = np.frombuffer(base64.b64decode(content["base64"]), dtype=np.dtype(content["type"]))
-    return array.reshape(content["shape"])
+    return array.reshape(content["shape"]).astype(np.float64 if array.dtype.kind == "f" else np.int64)

@@ -11,7 +11,8 @@ import torch
 
 from medcl.encoders import Encoder, build_seeded
 from medcl.evaluation.fits import basis_of
-from medcl.evaluation.settings import PIXELS, StudyConfig
+from medcl.evaluation.given import Given, read_weights
+from medcl.evaluation.settings import PIXELS, StudyConfig, SupervisedConfig, WeightsConfig
 from medcl.evaluation.study_data import Stores
 from medcl.export.backbone import Backbone, find_backbone, load_backbone
 from medcl.foundation.config import Settings
@@ -24,7 +25,10 @@ from medcl.views.batched import ViewMaker
 
 @dataclass(frozen=True)
 class Initialisation:
-    """One init. folder, backbone: None for random weights and raw pixels; encoder: None for raw pixels."""
+    """One init. encoder: None for raw pixels. folder: where the leak guard asks; None where nothing foreign was learned from.
+
+    backbone: medcl's own; given: other weights; None for random ones. first: what these are still to be trained on.
+    """
 
     name: str
     encoder: Settings | None
@@ -32,10 +36,14 @@ class Initialisation:
     folder: Path | None
     maker: ViewMaker
     store: VolumeStore
+    given: Given | None = None
+    first: SupervisedConfig | None = None
 
     @property
     def kind(self) -> str:
-        """backbone, random or pixels."""
+        """backbone, weights, supervised, random or pixels."""
+        if self.given is not None:
+            return self.given.kind
         return "pixels" if self.encoder is None else "random" if self.backbone is None else "backbone"
 
     @property
@@ -43,15 +51,19 @@ class Initialisation:
         """Names the weights: their SHA-256, or the settings that random ones are drawn for."""
         if self.backbone is not None:
             return self.backbone.card["files"]["weights.safetensors"]
+        if self.given is not None:
+            return self.given.digest
         return basis_of(encoder=None if self.encoder is None else self.encoder.model_dump(mode="json"))
 
     def build(self, seed: int, draw: int | None = None) -> Encoder:
-        """A new encoder in eval mode: the backbone's weights, or random ones of their own for every (seed, draw)."""
+        """A new encoder in eval mode: the known weights, and random ones of their own for every (seed, draw)."""
         assert self.encoder is not None
         purpose = "study encoder" if draw is None else f"study encoder {draw}"
         encoder = build_seeded(self.encoder, seed=seed, purpose=purpose)
         if self.backbone is not None:
             encoder.load_state_dict(self.backbone.encoder.state_dict())
+        if self.given is not None:
+            encoder.load_state_dict(self.given.state, strict=False)
         return encoder.eval()
 
     def basis(self, seed: int) -> dict[str, Any]:
@@ -64,10 +76,9 @@ class Initialisation:
         size = " × ".join(str(length) for length in self.maker.config.size)
         shown = {"kind": self.kind, "input": f"{size} voxels, recipe {self.maker.recipe.name}", "policy": self.maker.policy.name}
         if self.backbone is None:
-            words = (
-                f"{_network(self.encoder)}, random weights" if self.encoder else "raw pixels, 50 principal components, logistic regression"
-            )
-            return {**shown, "words": words}
+            words = self.given.words if self.given else "random weights"
+            whole = f"{_network(self.encoder)}, {words}" if self.encoder else "raw pixels, 50 principal components, linear probe"
+            return {**shown, "words": whole, **({"weights": self.weights} if self.given else {})}
         card = self.backbone.card
         method = card["method"].get("name", "unknown method")
         more = {"method": method, **card["training"], "training_items": card["counts"]["training_items"], "licence": card["licence"]}
@@ -95,19 +106,28 @@ def initialisations(config: StudyConfig, stores: Stores) -> list[Initialisation]
     """
     backbones = {name: load_backbone(given) for name, given in config.inits.items() if isinstance(given, Path)}
     recipe, maker = _shared_view(config, backbones, stores)
+
+    def shared(name: str, encoder: Any, **more: Any) -> Initialisation:
+        if encoder is not None:
+            _check_dims(name, encoder, maker)
+        return Initialisation(
+            **{"backbone": None, "folder": None, "maker": maker, "store": stores.open(recipe, name), **more}, name=name, encoder=encoder
+        )
+
     found = []
     for name, given in config.inits.items():
         if isinstance(given, Path):
             backbone = backbones[name]
-            own = _encoder_settings(backbone, given)
-            found.append(
-                Initialisation(name, own, backbone, find_backbone(given), backbone.views, stores.open(backbone.contract.recipe, name))
-            )
+            own, store = _encoder_settings(backbone, given), stores.open(backbone.contract.recipe, name)
+            found.append(Initialisation(name, own, backbone, find_backbone(given), backbone.views, store))
+        elif isinstance(given, WeightsConfig):
+            found.append(shared(name, given.encoder, given=read_weights(given), folder=given.weights.parent))
+        elif isinstance(given, SupervisedConfig):
+            found.append(shared(name, given.encoder, first=given))
         else:
-            _check_dims(name, given, maker)
-            found.append(Initialisation(name, given, None, None, maker, stores.open(recipe, name)))
-    if config.floor and config.task.name == "classification" and "linear" in config.modes:
-        found.append(Initialisation(PIXELS, None, None, None, maker, stores.open(recipe, PIXELS)))
+            found.append(shared(name, given))
+    if config.floor and "linear" in config.modes:
+        found.append(shared(PIXELS, None))
     return found
 
 

@@ -13,13 +13,18 @@ _CHUNK = 4_000_000  # similarities held at once
 def knn_probabilities(
     bank: np.ndarray, label: np.ndarray, query: np.ndarray, classes: int, *, neighbours: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
-    """Share of the vote for every class: (queries, classes).
+    """Share of the vote for every class: (queries, classes). label: (n,) class numbers; the rest as in `knn_means`."""
+    return knn_means(bank, np.eye(classes)[label], query, neighbours=neighbours, temperature=temperature)
 
-    bank: (n, dim) embeddings with known label (n,); query: (queries, dim). Each of the nearest `neighbours` by cosine
-    votes with exp(cosine / temperature).
+
+def knn_means(bank: np.ndarray, votes: np.ndarray, query: np.ndarray, *, neighbours: int = 20, temperature: float = 0.07) -> np.ndarray:
+    """The neighbours' weighted mean: (queries, numbers).
+
+    bank: (n, dim) embeddings with known numbers `votes` (n, numbers); query: (queries, dim). Each of the nearest `neighbours`
+    by cosine counts with exp(cosine / temperature).
     """
     similarity_rows = max(1, _CHUNK // max(1, len(bank)))
-    bank, query, votes = unit_length(bank), unit_length(query), np.eye(classes)[label]
+    bank, query = unit_length(bank), unit_length(query)
     starts = range(0, len(query), similarity_rows)
     return np.concatenate([_vote(query[at : at + similarity_rows] @ bank.T, votes, neighbours, temperature) for at in starts])
 
@@ -40,5 +45,4 @@ def _vote(similarity: np.ndarray, votes: np.ndarray, neighbours: int, temperatur
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :neighbours]
     found = np.take_along_axis(similarity, order, axis=1)
     weight = np.exp((found - found[:, :1]) / temperature)
-    shares = np.einsum("qk,qkc->qc", weight, votes[order])
-    return shares / shares.sum(1, keepdims=True)
+    return np.einsum("qk,qkc->qc", weight / weight.sum(1, keepdims=True), votes[order])

@@ -41,14 +41,30 @@ class SplitConfig(Settings):
 
 @dataclass(frozen=True)
 class Cases:
-    """One row per case that has a label. patient: keys; label: class numbers 0.. (all 0 for masks); official: '' or a split's name."""
+    """One row per case of a task.
+
+    patient: keys. label: class numbers 0.. (all 0 for masks); or, where `groups` are given, whatever the task says of a case.
+    official: '' or a split's name. groups: (cases, groups) bool, what every draw is stratified by and must hold two patients
+    of each; by default one for each class. words: what a refusal calls them.
+    """
 
     patient: np.ndarray
     label: np.ndarray
     official: np.ndarray
+    groups: np.ndarray | None = None
+    words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.patient)
+
+    @property
+    def membership(self) -> np.ndarray:
+        """(cases, groups) bool."""
+        return self.groups if self.groups is not None else np.eye(int(self.label.max()) + 1, dtype=bool)[self.label]
+
+    def word(self, group: int) -> str:
+        """What a refusal calls a group."""
+        return self.words[group] if self.words else f"class {group}"
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ def num_labelled(num_patients: int, fraction: float) -> int:
 
 
 def refused(cases: Cases, train: np.ndarray, fractions: Sequence[float], draws: int, seed: int) -> list[Refusal]:
-    """The fractions that hold fewer than two patients of some class in some draw, with the number they would need."""
+    """The fractions that hold fewer than two patients of some group in some draw, with the number they would need."""
     orders = [_stratified_order(cases, train, seed, "label_fraction", draw) for draw in range(draws)]
     needed, rarest = max(_needed(cases, train, order) for order in orders)
     total = len(orders[0])
@@ -161,25 +177,25 @@ def refused(cases: Cases, train: np.ndarray, fractions: Sequence[float], draws: 
 
 
 def _needed(cases: Cases, train: np.ndarray, order: list[str]) -> tuple[int, str]:
-    """Shortest prefix of the order with enough patients of every class, and the class that decided ('' where only one)."""
+    """Shortest prefix of the order with enough patients of every group, and the group that decided ('' where only one)."""
     position = {patient: place for place, patient in enumerate(order, start=1)}
-    classes = np.unique(cases.label)
+    membership = cases.membership
     answer = (0, "")
-    for label in classes:
-        places = sorted({position[patient] for patient in cases.patient[train][cases.label[train] == label]})
+    for group, members in enumerate(membership[train].T):
+        places = sorted({position[patient] for patient in cases.patient[train][members]})
         needed = places[LEAST_PER_CLASS - 1] if len(places) >= LEAST_PER_CLASS else len(order) + 1
-        answer = max(answer, (needed, f"class {label}" if len(classes) > 1 else ""))
+        answer = max(answer, (needed, cases.word(group) if membership.shape[1] > 1 else ""))
     return answer
 
 
 def _stratified_order(cases: Cases, rows: np.ndarray, seed: int, purpose: str, draw: int) -> list[str]:
     """All patients of the rows in an order of which every prefix is stratified by label.
 
-    A patient belongs to the rarest class among the own cases. Within a class the order is random, and the k-th of n
-    patients stands at (k + 1/2) / n: prefixes then share out the classes as Webster's (Sainte-Laguë's) rule does,
+    A patient belongs to the rarest group among the own cases. Within a group the order is random, and the k-th of n
+    patients stands at (k + 1/2) / n: prefixes then share out the groups as Webster's (Sainte-Laguë's) rule does,
     which never takes a seat back when the house grows, hence nested.
     """
-    strata = _rarest_class(cases, rows)
+    strata = _rarest_group(cases, rows)
     placed: list[tuple[float, int, str]] = []
     for stratum in sorted(set(strata.values())):
         members = sorted(patient for patient, own in strata.items() if own == stratum)
@@ -188,10 +204,11 @@ def _stratified_order(cases: Cases, rows: np.ndarray, seed: int, purpose: str, d
     return [patient for _, _, patient in sorted(placed)]
 
 
-def _rarest_class(cases: Cases, rows: np.ndarray) -> dict[str, int]:
-    labels, counts = np.unique(cases.label[rows], return_counts=True)
-    rarity = {int(label): (int(count), int(label)) for label, count in zip(labels, counts, strict=True)}
-    strata: dict[str, int] = {}
-    for patient, label in zip(cases.patient[rows].tolist(), cases.label[rows].tolist(), strict=True):
-        strata[patient] = min(strata.get(patient, label), label, key=lambda own: rarity[own])
-    return strata
+def _rarest_group(cases: Cases, rows: np.ndarray) -> dict[str, int]:
+    membership = cases.membership[rows]
+    rarest_first = np.argsort(membership.sum(0), kind="stable")
+    place = np.argmax(membership[:, rarest_first], axis=1)
+    best: dict[str, int] = {}
+    for patient, found in zip(cases.patient[rows].tolist(), place.tolist(), strict=True):
+        best[patient] = min(best.get(patient, found), found)
+    return {patient: int(rarest_first[found]) for patient, found in best.items()}

@@ -1,9 +1,9 @@
-"""Segmentation: the encoder inside a light U-Net, trained on few outlined scans; Dice and Hausdorff distance in mm."""
+"""Segmentation: the encoder inside a light U-Net, trained on few outlined scans, and outlines of whole scans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,16 @@ from medcl.evaluation.embed import as_images
 from medcl.evaluation.finetune import BestStep, Budget
 from medcl.evaluation.scores import Measured
 from medcl.evaluation.study_data import Draws
+from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation import geometry
+from medcl.foundation.randomness import generator
 from medcl.foundation.types import Batch, StepOutput
 from medcl.loading.order import items_at
 from medcl.methods.method import Method
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker, ViewParameters
+
+SCORES = ("dice", "hd95_mm", "surface_dice")
 
 
 class Decoder(nn.Module):
@@ -85,13 +89,21 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     return entropy + 1 - (overlap / (probabilities.sum(2) + truth.sum(2) + 1e-3)).mean(1)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which windows are learned from. plain: not augmented; foreground_share: of the augmented ones, those laid where a structure is."""
+
+    plain: bool = False
+    foreground_share: float = 0.0
+
+
 class OutlinedBatches:
     """Views with their masks; a pure function of the step. numbers: the masks' numbers, in the order of the classes 1, 2, ..."""
 
     def __init__(
-        self, store: VolumeStore, maker: ViewMaker, rows: np.ndarray, numbers: Sequence[int], batch: int, seed: int, plain: bool
+        self, store: VolumeStore, maker: ViewMaker, rows: np.ndarray, numbers: Sequence[int], batch: int, seed: int, shown: Shown
     ) -> None:
-        self.store, self.maker, self.rows, self.batch, self.seed, self.plain = store, maker, rows, batch, seed, plain
+        self.store, self.maker, self.rows, self.batch, self.seed, self.shown = store, maker, rows, batch, seed, shown
         self.class_of = class_table(numbers)
 
     def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
@@ -105,18 +117,24 @@ class OutlinedBatches:
             yield Batch((images,), torch.from_numpy(rows), codes, target=masks)
 
     def _pair(self, row: int, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.plain:
-            windows = self.maker.windows(self.store.shape(row), self.store.affine(row))
-            view = windows[step % len(windows)]
-        else:
-            view = self.maker.draw_row(self.store, row, (self.seed, step, row * self.batch + place), 1)[0]
+        view = self._view(row, step, place)
         mask = self.maker.render_mask(self.store, row, view)
         assert mask is not None
         return self.maker.render(self.store, row, view), self.class_of[mask]
 
+    def _view(self, row: int, step: int, place: int) -> ViewParameters:
+        shape, affine = self.store.shape(row), self.store.affine(row)
+        if self.shown.plain:
+            windows = self.maker.windows(shape, affine)
+            return windows[step % len(windows)]
+        key = (self.seed, step, row * self.batch + place)
+        if generator(self.seed, "foreground", step, key[2]).random() < self.shown.foreground_share:
+            return self.maker.draw(shape, affine, key, 1, self.store.boxes(row, "mask"))[0]
+        return self.maker.draw_row(self.store, row, key, 1)[0]
+
 
 class SegmentationFits:
-    """Segmentation fits of one init. build: draw -> a new encoder; rows: the store's row of every case."""
+    """Segmentation fits of one init. build: draw -> a new encoder; rows: the store's row of every case; tolerance_mm: of surface Dice."""
 
     def __init__(
         self,
@@ -127,36 +145,37 @@ class SegmentationFits:
         numbers: Sequence[int],
         draws: Draws,
         budget: Budget,
+        tolerance_mm: float,
     ) -> None:
         self.build, self.store, self.rows, self.maker, self.draws, self.budget = build, store, rows, maker, draws, budget
-        self.numbers = tuple(numbers)
+        self.numbers, self.tolerance_mm = tuple(numbers), tolerance_mm
 
     def fit(self, labelled: np.ndarray, draw: int, learning_rate: float, frozen: bool) -> tuple[Measured, dict[str, float | str], float]:
         """One fit on the outlined cases of a draw: (what was measured on the test cases, choice, validation Dice)."""
         config = self.budget.config
         method = Segmenter(self.build(draw), len(self.numbers) + 1, config.head_share, frozen)
         batch = min(config.batch, len(labelled))
-        batches = OutlinedBatches(
-            self.store, self.maker, self.rows[labelled], self.numbers, batch, self.budget.seed + draw, config.views == "plain"
-        )
+        shown = Shown(config.views == "plain", config.foreground_share)
+        batches = OutlinedBatches(self.store, self.maker, self.rows[labelled], self.numbers, batch, self.budget.seed + draw, shown)
         best = BestStep(lambda: (self._dice(method, self.draws.val),), config.num_steps, config.looks)
         self.budget.train(method, batches, learning_rate, batch, best)
         assert best.best is not None
         return self.measure(method, self.draws.test), {"learning_rate": learning_rate, "step": best.step}, best.best[0]
 
     def measure(self, method: Segmenter, part: np.ndarray) -> Measured:
-        """Dice and 95% Hausdorff distance of every case, mean over structures first, then each structure."""
-        values = []
-        for row in self.rows[part]:
-            said, truth = self._both(method, int(row))
-            spacing = geometry.spacing_mm(self.store.affine(int(row)))
-            pairs = [(said == number, truth == number) for number in self.numbers]
-            values.append([*(dice(*pair) for pair in pairs), *(hausdorff_95_mm(*pair, spacing) for pair in pairs)])
-        table = np.array(values)
-        count = len(self.numbers)
-        means = np.stack([table[:, :count].mean(1), table[:, count:].mean(1)], axis=1)
-        names = ["dice", "hd95_mm", *(f"{name}_{number}" for name in ("dice", "hd95_mm") for number in self.numbers)]
-        return Measured(tuple(names), np.concatenate([means, table], axis=1)) if count > 1 else Measured(("dice", "hd95_mm"), means)
+        """Dice, 95% Hausdorff distance and surface Dice of every case, mean over structures first, then each structure."""
+        table = np.array([self._measure_row(method, int(row)) for row in self.rows[part]])  # (cases, structures, scores)
+        means, each = table.mean(1), table.transpose(0, 2, 1).reshape(len(table), -1)
+        if len(self.numbers) == 1:
+            return Measured(SCORES, means)
+        names = (*SCORES, *(f"{name}_{number}" for name in SCORES for number in self.numbers))
+        return Measured(names, np.concatenate([means, each], axis=1))
+
+    def _measure_row(self, method: Segmenter, row: int) -> list[tuple[float, float, float]]:
+        said, truth = self._both(method, row)
+        spacing = geometry.spacing_mm(self.store.affine(row))
+        pairs = [(said == number, truth == number) for number in self.numbers]
+        return [(dice(*pair), *surface_scores(*pair, spacing, self.tolerance_mm)) for pair in pairs]
 
     def _dice(self, method: Segmenter, part: np.ndarray) -> float:
         scores = []
@@ -207,40 +226,6 @@ def _to_stored(said: np.ndarray, window: ViewParameters, shape: tuple[int, int, 
     offset = -window.matrix[:, 3] / scale
     moved = [affine_transform(part * weight, 1 / scale, offset=tuple(offset), output_shape=shape, order=1) for part in said]  # pyright: ignore[reportArgumentType]
     return np.stack(moved)
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Overlap of two masks, 1 where both are empty."""
-    total = int(one.sum()) + int(other.sum())
-    return 1.0 if total == 0 else 2.0 * int(np.logical_and(one, other).sum()) / total
-
-
-def hausdorff_95_mm(one: np.ndarray, other: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
-    """The larger of the two directed 95th percentiles of surface distances, in mm; the field's diagonal where only one is empty."""
-    if not one.any() and not other.any():
-        return 0.0
-    if not one.any() or not other.any():
-        return float(np.linalg.norm(np.array(one.shape) * spacing_mm))
-    box = tuple(slice(max(0, int(places.min()) - 1), int(places.max()) + 2) for places in np.nonzero(one | other))
-    surfaces = [_surface(mask[box]) for mask in (one, other)]
-    return max(_directed(surfaces[0], surfaces[1], spacing_mm), _directed(surfaces[1], surfaces[0], spacing_mm))
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import binary_erosion, generate_binary_structure
-
-    flat = mask.shape[2] == 1
-    cross = generate_binary_structure(2, 1)[..., None] if flat else generate_binary_structure(3, 1)
-    padded = np.pad(mask, ((1, 1), (1, 1), (0, 0) if flat else (1, 1)))
-    edge = np.logical_and(padded, np.logical_not(binary_erosion(padded, cross)))
-    return edge[1:-1, 1:-1] if flat else edge[1:-1, 1:-1, 1:-1]
-
-
-def _directed(source: np.ndarray, target: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
-    from scipy.ndimage import distance_transform_edt
-
-    distance = np.asarray(distance_transform_edt(np.logical_not(target), sampling=spacing_mm))
-    return float(np.percentile(distance[source], 95))
 
 
 def class_table(numbers: Sequence[int]) -> np.ndarray:

@@ -7,15 +7,12 @@ what they add is widened as Student's t demands. An image-level bootstrap would 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from medcl.evaluation.scores import Measured, Predictions, score_classification, score_measured, table_of
+from medcl.evaluation.scores import Outcome
 from medcl.foundation.randomness import generator
-
-Outcome = Predictions | Measured
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,7 @@ def resample_patients(patient: np.ndarray, resamples: int, seed: int) -> Resampl
 
 def score(outcome: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Every number of one fit for every weighting of the cases: name -> (rows,)."""
-    if isinstance(outcome, Measured):
-        return score_measured(outcome, weights)
-    return score_classification(table_of(outcome), weights)
+    return outcome.table().scores(weights)
 
 
 def score_once(outcome: Outcome, num_cases: int) -> dict[str, float]:
@@ -136,19 +131,11 @@ def permutation_p(ones: list[Outcome], others: list[Outcome], patient: np.ndarra
 
 def _exchange(one: Outcome, other: Outcome, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Difference of the numbers when row by row `weights` picks the cases of one, and its complement those of the other."""
-    number = _scorer_of_both(one, other)
-    first, second = number(weights.astype(np.float32)), number((~weights).astype(np.float32))
+    if type(one) is not type(other):
+        raise TypeError("outcomes of two kinds cannot be compared")
+    both = one.table().below(other.table())
+    first, second = both.scores(weights.astype(np.float32)), both.scores((~weights).astype(np.float32))
     return {name: first[name] - second[name] for name in first}
-
-
-def _scorer_of_both(one: Outcome, other: Outcome) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    if isinstance(one, Measured) and isinstance(other, Measured):
-        both = Measured(one.names, np.concatenate([one.values, other.values]))
-        return lambda weights: score_measured(both, weights)
-    if isinstance(one, Predictions) and isinstance(other, Predictions):
-        table = table_of(one).below(table_of(other))
-        return lambda weights: score_classification(table, weights)
-    raise TypeError("predictions and measurements cannot be compared")
 
 
 def _p_value(differences: np.ndarray, seed: int) -> float:

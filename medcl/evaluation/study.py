@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import medcl
 from medcl.evaluation import facts as pages
-from medcl.evaluation.embed import embed_init
+from medcl.evaluation.embed import embed_init, is_embedded
 from medcl.evaluation.finetune import Budget, FinetuneFits, field_maker
 from medcl.evaluation.fits import Fit, FitFolder, FitKey, basis_of, hash_of_array
 from medcl.evaluation.frozen import FrozenFits
@@ -22,15 +23,17 @@ from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
 from medcl.evaluation.settings import ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
 from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
 from medcl.evaluation.summary import HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
-from medcl.foundation.errors import UserError
+from medcl.evaluation.supervised import learn_weights
+from medcl.evaluation.targets import in_words
+from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, sha256_of_file, write_card, write_json
 from medcl.foundation.progress import Progress, Silent
-from medcl.training.launch import Place, here
+from medcl.training.launch import Place, StopRequest, here, one_thread
 
 __all__ = ["StudyConfig", "StudyResult", "run_study"]
 
 BEGUN = "begun.json"
-TRAINED = ("finetune", "frozen")
+TRAINED = ("finetune", "distill", "frozen")
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,36 @@ class StudyResult:
 
 
 def run_study(
-    config: StudyConfig, out: Path | str, progress: Progress | None = None, *, before_card: Callable[[Path], object] | None = None
+    config: StudyConfig,
+    out: Path | str,
+    progress: Progress | None = None,
+    *,
+    before_card: Callable[[Path], object] | None = None,
+    ahead: Callable[[OpenStudy], object] | None = None,
 ) -> StudyResult:
     """Run a study, or go on with it: fits that stand on the same data, weights and settings are not done again.
 
-    before_card: called with the folder when everything but the card is written (it makes the page). Raises UserError for
-    settings that do not fit the data or the folder, DataError for data that fail and for a leak, Stopped after a signal.
+    before_card: called with the folder when everything but the card is written (it makes the page). ahead: called with the open study
+    before the first fit (other processes fill its folder). Raises UserError for settings that do not fit the data or the folder,
+    DataError for data that fail and for a leak, Stopped after a signal.
     """
     out, progress = Path(out), progress or Silent()
+    with one_thread():
+        study = begin_study(config, out, progress)
+        if ahead is not None:
+            ahead(study)
+        return _conclude(study, study.fit_all(study.keys), before_card)
+
+
+def begin_study(config: StudyConfig, out: Path, progress: Progress, alone: bool = True) -> OpenStudy:
+    """Open the folder for a study. alone: whether no other process may be doing the same now."""
     _begin(config, out)
-    study = OpenStudy(config, out, progress)
-    fits = list(progress.track(study.fits(), study.num_fits, "fits"))
-    summary = summarise(study.plan, fits, study.patients, progress)
+    return OpenStudy(config, out, progress, alone=alone)
+
+
+def _conclude(study: OpenStudy, fits: list[Fit], before_card: Callable[[Path], object] | None) -> StudyResult:
+    out = study.out
+    summary = summarise(study.plan, fits, study.patients, study.progress)
     write_summary(out, summary)
     study.write_facts()
     if before_card is not None:
@@ -79,15 +100,16 @@ def _begin(config: StudyConfig, out: Path) -> None:
 class OpenStudy:
     """What the fits share."""
 
-    def __init__(self, config: StudyConfig, out: Path, progress: Progress) -> None:
+    def __init__(self, config: StudyConfig, out: Path, progress: Progress, *, place: Place | None = None, alone: bool = True) -> None:
         self.config, self.out, self.progress = config, out, progress
-        self.stores = Stores(config.data, out, progress)
+        self.stores = Stores(config.data, out, progress, alone)
         self.inits = initialisations(config, self.stores)
-        self.place: Place = here()
+        self.place: Place = place or here()
         self.folder = FitFolder(out)
         opened = [init.store for init in self.inits]
         self.cases = study_cases(opened, config.task)
         self.draws = draw(self.cases, _one_draw(config))
+        self.inits = [self._trained_first(init) for init in self.inits]
         self.paired = self._paired()
         self.leaks = self._guard()
         self.draws_hash = write_draws(out, self.cases, self.draws)
@@ -95,13 +117,19 @@ class OpenStudy:
         self.keys = [key for mode in config.modes for init in self.inits for key in self._keys(init, mode)]
         if "retrieval" in config.modes and not any(key.mode == "retrieval" for key in self.keys):
             raise UserError("modes: 'retrieval' needs an init that read reports; give the RUN folder of a convirt pretraining")
+        self._may_fit = True
         self._frozen: dict[str, FrozenFits] = {}
+        self._fitters: dict[str, _Fitter] = {}
         self._embedded: dict[str, np.ndarray] = {}
 
-    @property
-    def num_fits(self) -> int:
-        """How many fits the tables stand on."""
-        return len(self.keys)
+    def _trained_first(self, init: Initialisation) -> Initialisation:
+        """An init that begins with another label, with the weights that it learned from it."""
+        if init.first is None:
+            return init
+        budget = Budget(self.config.finetune, self.place, self.config.seed)
+        build = partial(init.build, self.config.seed)
+        given = learn_weights(init.first, build, init.store, init.maker, self.cases, self.draws, budget, self.out)
+        return replace(init, given=given)
 
     @property
     def plan(self) -> Plan:
@@ -118,18 +146,55 @@ class OpenStudy:
         paired = self.paired.cases.patient[self._paired_test()] if self.paired else own
         return {mode: paired if mode == "retrieval" else own for mode in self.config.modes}
 
-    def fits(self) -> Iterator[Fit]:
-        """Every fit, in a fixed order, done now or before."""
-        for mode in self.config.modes:
-            for init in self.inits:
-                keys = [key for key in self.keys if (key.init, key.mode) == (init.name, mode)]
-                if keys:
-                    yield from self._fits_of(init, mode, keys)
+    def fit_all(self, keys: Sequence[FitKey]) -> list[Fit]:
+        """The fits of these keys, one after another. Raises Stopped after a signal, everything finished kept."""
+        fits = []
+        with StopRequest() as stop:
+            for key in self.progress.track(keys, len(keys), "fits"):
+                fits.append(self.fit(key))
+                if stop.reason is not None and len(fits) < len(keys):
+                    raise Stopped(f"stopped by {stop.reason} after {len(fits)} of {len(keys)} fits; the same command goes on")
+        return fits
 
-    def _fits_of(self, init: Initialisation, mode: str, keys: list[FitKey]) -> Iterator[Fit]:
+    def fit(self, key: FitKey) -> Fit:
+        """One fit, done now or before. Where a mode is tuned, `key.mode` may name one trial of it: `finetune@0.001`."""
+        init = self._init(key.init)
+        mode, _, rate = key.mode.partition("@")
+        if rate:
+            return self._trial(init, replace(key, mode=mode), float(rate))
         if mode == "retrieval":
-            return self._retrieval(init, keys)
-        return self._trained(init, keys) if mode in TRAINED else self._on_embeddings(init, keys)
+            return self._retrieval(init, key)
+        return self._tuned(init, key) if mode in TRAINED else self._on_embeddings(init, key)
+
+    def stages(self) -> list[list[FitKey]]:
+        """Everything to fit: what stands on nothing else, then what needs the learning rates that the first stage tries."""
+        rates = self.config.finetune.learning_rates
+        tuned = [key for key in self.keys if key.mode in TRAINED]
+        trials = [replace(key, mode=_at(key.mode, rate)) for key in tuned if key.draw == 0 for rate in rates]
+        return [[key for key in self.keys if key.mode not in TRAINED] + trials, [key for key in tuned if key.draw > 0]]
+
+    def is_fitted(self, key: FitKey) -> bool:
+        """Whether a fit, and what it stands on, is there already."""
+        self._may_fit = False
+        try:
+            self.fit(key)
+        except _NotFittedError:
+            return False
+        finally:
+            self._may_fit = True
+        return True
+
+    def unready(self) -> list[str]:
+        """Names of the inits whose embeddings are needed and not computed yet."""
+        used = {key.init for key in self.keys if key.mode in ("knn", "linear")}
+        return [init.name for init in self.inits if init.name in used and not is_embedded(init, self.config.seed, self.out)]
+
+    def make_ready(self, name: str) -> None:
+        """Compute and keep the embeddings of one init."""
+        self.embeddings(self._init(name))
+
+    def _init(self, name: str) -> Initialisation:
+        return next(init for init in self.inits if init.name == name)
 
     def _keys(self, init: Initialisation, mode: str) -> list[FitKey]:
         config = self.config
@@ -155,45 +220,49 @@ class OpenStudy:
             self._embedded[init.name] = found[self.cases.rows_of(init.store)]
         return self._embedded[init.name]
 
-    def _on_embeddings(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
-        for key in keys:
-            rows = self.draws.rows[key.fraction, key.draw]
-            yield self._once(key, self._basis(init, key, rows), lambda key=key, rows=rows: self._fit_frozen(init, key, rows))
+    def _on_embeddings(self, init: Initialisation, key: FitKey) -> Fit:
+        rows = self.draws.rows[key.fraction, key.draw]
+        return self._once(key, self._basis(init, key, rows), lambda: self._fit_frozen(key, rows))
 
-    def _fit_frozen(self, init: Initialisation, key: FitKey, rows: np.ndarray) -> Fit:
-        if init.name not in self._frozen:
-            self._frozen[init.name] = FrozenFits(self.embeddings(init), self.cases, self.draws, raw=init.kind == "pixels")
-        found = self._frozen[init.name].fit(key.mode, rows)
+    def frozen_fits(self, name: str) -> FrozenFits:
+        """What fits on one init's embeddings share."""
+        if name not in self._frozen:
+            init = self._init(name)
+            self._frozen[name] = FrozenFits(self.embeddings(init), self.cases.target, self.draws, raw=init.kind == "pixels")
+        return self._frozen[name]
+
+    def _fit_frozen(self, key: FitKey, rows: np.ndarray) -> Fit:
+        found = self.frozen_fits(key.init).fit(key.mode, rows)
         return Fit(key, *self._counts(rows), found.outcome, found.choice, found.validation)
 
     # Fine-tunes: the learning rate is chosen by validation at the first draw of each fraction
 
-    def _trained(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
-        fitter = _Fitter(self, init)
+    def _tuned(self, init: Initialisation, key: FitKey) -> Fit:
         rates = self.config.finetune.learning_rates
-        for fraction in dict.fromkeys(key.fraction for key in keys):
-            first, *others = [key for key in keys if key.fraction == fraction]
-            trials = [self._trial(init, fitter, first, rate) for rate in rates]
+        if key.draw > 0 and len(rates) == 1:
+            chosen = self._trial(init, key, rates[0])
+        else:
+            trials = [self._trial(init, replace(key, draw=0), rate) for rate in rates]
             best = max(trials, key=lambda trial: trial.validation)
-            yield replace(best, key=first)
-            rate = float(best.choice["learning_rate"])
-            for key in others:
-                yield replace(self._trial(init, fitter, key, rate), key=key)
+            chosen = best if key.draw == 0 else self._trial(init, key, float(best.choice["learning_rate"]))
+        return replace(chosen, key=key, choice={**chosen.choice, "tried": in_words(rates)})
 
-    def _trial(self, init: Initialisation, fitter: _Fitter, key: FitKey, rate: float) -> Fit:
+    def _trial(self, init: Initialisation, key: FitKey, rate: float) -> Fit:
         rows = self.draws.rows[key.fraction, key.draw]
-        own = replace(key, mode=f"{key.mode}@{rate:g}")
-        budget = self.config.finetune.model_dump(mode="json", exclude={"workers", "learning_rates"})
-        return self._once(own, self._basis(init, key, rows, budget=budget, rate=rate), lambda: fitter.fit(own, key, rows, rate))
+        own = replace(key, mode=_at(key.mode, rate))
+        free = {"workers", "learning_rates"} | ({"distill"} if key.mode != "distill" else set())
+        budget = self.config.finetune.model_dump(mode="json", exclude=free)
+        basis = self._basis(init, key, rows, budget=budget, rate=rate)
+        if init.name not in self._fitters:
+            self._fitters[init.name] = _Fitter(self, init)
+        return self._once(own, basis, lambda: self._fitters[init.name].fit(own, key, rows, rate))
 
     # Retrieval
 
-    def _retrieval(self, init: Initialisation, keys: list[FitKey]) -> Iterator[Fit]:
+    def _retrieval(self, init: Initialisation, key: FitKey) -> Fit:
         assert self.paired is not None
-        assert init.folder is not None
         rows = self.paired.rows_of(init.store)[self._paired_test()]
-        for key in keys:
-            yield self._once(key, self._basis(init, key, rows), lambda key=key: self._retrieve(init, key, rows))
+        return self._once(key, self._basis(init, key, rows), lambda: self._retrieve(init, key, rows))
 
     def _retrieve(self, init: Initialisation, key: FitKey, rows: np.ndarray) -> Fit:
         assert init.folder is not None
@@ -214,6 +283,8 @@ class OpenStudy:
 
     def _once(self, key: FitKey, basis: str, make: Callable[[], Fit]) -> Fit:
         found = self.folder.load(key, basis)
+        if found is None and not self._may_fit:
+            raise _NotFittedError
         return found if found is not None else self.folder.save(make(), basis)
 
     def _basis(self, init: Initialisation, key: FitKey, rows: np.ndarray, **more: Any) -> str:
@@ -256,10 +327,17 @@ class OpenStudy:
 
     def write_card(self, num_fits: int) -> None:
         """The last file."""
-        inputs = {"data": hash_of_folder(self.config.data), **{init.name: init.weights for init in self.inits if init.kind == "backbone"}}
+        inputs = {
+            "data": hash_of_folder(self.config.data),
+            **{init.name: init.weights for init in self.inits if init.kind not in ("random", "pixels")},
+        }
         counts = {part: len(self.draws.splits.rows(part)) for part in ("train", "val", "test")} | {"fits": num_fits}
         files = {name: sha256_of_file(self.out / name) for name in (RESULTS, SUMMARY, HEADLINE, pages.FACTS)}
         write_card(self.out, "study", inputs=inputs, settings=pages.shown_settings(self.config), counts=counts, files=files)
+
+
+class _NotFittedError(Exception):
+    """Asked whether a fit is there: it is not."""
 
 
 class _Fitter:
@@ -276,7 +354,10 @@ class _Fitter:
         if isinstance(fits, SegmentationFits):
             measured, choice, validation = fits.fit(rows, key.draw, rate, frozen=key.mode == "frozen")
             return Fit(own, *counts, measured, choice, validation)
-        found = fits.fit(rows, key.draw, rate)
+        if key.mode == "distill":
+            found = fits.distill(rows, key.draw, rate, self.study.config.finetune.distill)
+        else:
+            found = fits.fit(rows, key.draw, rate)
         return Fit(own, *counts, found.outcome, found.choice, found.validation)
 
     def _make(self) -> FinetuneFits | SegmentationFits:
@@ -285,13 +366,17 @@ class _Fitter:
         rows = study.cases.rows_of(init.store)
         budget = Budget(config, study.place, study.config.seed)
 
-        def build(number: int):
-            return init.build(study.config.seed, number)
-
+        build = partial(init.build, study.config.seed)
         maker = field_maker(init.maker, init.store, rows, config.field_voxels) if build(0).any_size else init.maker
         if isinstance(study.config.task, SegmentationTask):
-            return SegmentationFits(build, init.store, rows, maker, study.numbers, study.draws, budget)
-        return FinetuneFits(build, init.store, rows, maker, study.cases, study.draws, budget)
+            tolerance_mm = study.config.task.tolerance_mm
+            return SegmentationFits(build, init.store, rows, maker, study.numbers, study.draws, budget, tolerance_mm)
+        return FinetuneFits(build, init.store, rows, maker, study.cases.target, study.draws, budget)
+
+
+def _at(mode: str, rate: float) -> str:
+    """The name of one trial of a mode that is tuned."""
+    return f"{mode}@{rate:g}"
 
 
 def _one_draw(config: StudyConfig) -> StudyConfig:

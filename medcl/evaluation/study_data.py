@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medcl.evaluation.classes import Classes
+from medcl.evaluation.findings import Findings
 from medcl.evaluation.fits import hash_of_array
 from medcl.evaluation.label_fraction import Cases, Refusal, Splits, labelled_rows, refused, split_cases
-from medcl.evaluation.settings import ClassificationTask, StudyConfig
+from medcl.evaluation.quantity import Quantity
+from medcl.evaluation.settings import ClassificationTask, MultilabelTask, RegressionTask, StudyConfig
+from medcl.evaluation.targets import Target
 from medcl.foundation.errors import DataError, UserError
-from medcl.foundation.files import hash_of_folder, read_card, write_text
+from medcl.foundation.files import CARD, hash_of_folder, read_card, write_text
 from medcl.foundation.progress import Progress
 from medcl.store.prepare import prepare
 from medcl.store.recipe import Recipe, recipe_hash
@@ -24,15 +28,19 @@ if TYPE_CHECKING:
 
 STORES = "stores"
 _NOT_LABELS = ("volume_id", "patient_key", "mask_id")
+_OF_THE_MANIFEST = ("age_years", "sex")  # labels that every ingest knows
 _COLUMNS = ("volume_id", "patient_key", "split", "pixel_hash")
 _PARTS = ("train", "val", "test")
 
 
 class Stores:
-    """The data prepared by every recipe that an init asks for: a STORE as it is, or a DATA folder prepared into the study."""
+    """The data prepared by every recipe that an init asks for: a STORE as it is, or a DATA folder prepared into the study.
 
-    def __init__(self, data: Path, study: Path, progress: Progress) -> None:
-        self.data, self.study, self.progress = data, study, progress
+    alone: whether no other process may be preparing the same now.
+    """
+
+    def __init__(self, data: Path, study: Path, progress: Progress, alone: bool = True) -> None:
+        self.data, self.study, self.progress, self.alone = data, study, progress, alone
         self.card = read_card(data, "store", "data")
         self._opened: dict[str, VolumeStore] = {}
 
@@ -58,19 +66,26 @@ class Stores:
                 )
             return store
         folder = self.study / STORES / name[:12]
+        if not self.alone and not (folder / CARD).is_file():
+            raise UserError(
+                f"data: {self.data} must be prepared by one process before many begin: run the same line once with draws=1 and without "
+                "--task (it tries the learning rates, too)"
+            )
         prepare(self.data, folder, recipe, progress=self.progress)
         return VolumeStore(folder)
 
 
 @dataclass(frozen=True)
 class StudyCases:
-    """The labelled cases that every store holds, in one order. volume: ids; classes: words for the class numbers;
-    near_hash: perceptual hashes, empty where there is none.
+    """The labelled cases that every store holds, in one order. volume: ids; classes: words for the class numbers, or the names
+    of the findings; target: what is learned (nothing of single numbers for masks and reports); near_hash: perceptual
+    hashes, empty where there is none.
     """
 
     volume: np.ndarray
     cases: Cases
     classes: tuple[str, ...]
+    target: Target
     pixel_hash: np.ndarray
     near_hash: np.ndarray
 
@@ -111,23 +126,49 @@ class Draws:
 def study_cases(stores: Sequence[VolumeStore], task: Any) -> StudyCases:
     """The cases of a task that every one of the stores holds.
 
-    Classification: those with a label; segmentation: those with a mask; retrieval: those with a report.
+    Those with a label (multi-label: with any of them), a mask for segmentation, a report for retrieval.
     """
     words = [_words_of_rows(store, task) for store in stores]
-    shared = set.intersection(*({volume for volume, word in own.items() if word} for own in words))
+    shared = set.intersection(*({volume for volume, said in own.items() if any(said)} for own in words))
     index = stores[0].index
     rows = [row for row, volume in enumerate(index["volume_id"]) if volume in shared]
     if not rows:
         raise DataError(_nothing(task))
     volume, patient, official, pixels = (np.array([str(index[name].iat[row]) for row in rows]) for name in _COLUMNS)
     near = np.array([str(index["near_hash"].iat[row]) if "near_hash" in index else "" for row in rows])
-    of_case = [words[0][name] for name in volume]
-    classes: tuple[str, ...] = tuple(sorted(set(of_case), key=_as_number_first))
-    if isinstance(task, ClassificationTask) and len(set(of_case)) < 2:
-        raise DataError(f"task.label '{task.label}': every labelled case is '{of_case[0]}'; two classes are needed")
+    target = _target_of(task, [words[0][name] for name in volume])
+    groups, group_words = target.groups()
+    cases = Cases(patient, target.label, np.where(np.isin(official, _PARTS), official, ""), groups, group_words)
+    return StudyCases(volume, cases, getattr(target, "names", ()), target, pixels, near)
+
+
+def _target_of(task: Any, said: list[tuple[str, ...]]) -> Target:
+    """said: for every case the words of its labels, "" where one is unknown."""
+    if isinstance(task, MultilabelTask):
+        label = np.array([[_presence(name, word) for name, word in zip(task.labels, own, strict=True)] for own in said], dtype=np.float32)
+        return Findings(label, task.labels)
+    if isinstance(task, RegressionTask):
+        return Quantity(np.array([_number(task.label, own[0]) for own in said], dtype=np.float32))
+    words = [own[0] for own in said]
+    classes: tuple[str, ...] = tuple(sorted(set(words), key=_as_number_first))
+    if isinstance(task, ClassificationTask) and len(classes) < 2:
+        raise DataError(f"task.label '{task.label}': every labelled case is '{words[0]}'; two classes are needed")
     code = {word: number for number, word in enumerate(classes)}
-    labels = np.array([code[word] for word in of_case])
-    return StudyCases(volume, Cases(patient, labels, np.where(np.isin(official, _PARTS), official, "")), classes, pixels, near)
+    return Classes(np.array([code[word] for word in words]), classes)
+
+
+def _presence(label: str, word: str) -> float:
+    known = {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "": np.nan}
+    if word.lower() not in known:
+        raise UserError(f"task.labels '{label}': the value '{word}' says neither present nor absent; take 1, 0, or an empty cell (unknown)")
+    return known[word.lower()]
+
+
+def _number(label: str, word: str) -> float:
+    value = _as_number_first(word)[0]
+    if not np.isfinite(value):
+        raise UserError(f"task.label '{label}': the value '{word}' is no number; leave the cell empty where it is unknown")
+    return value
 
 
 def draw(cases: StudyCases, config: StudyConfig) -> Draws:
@@ -147,8 +188,7 @@ def draw(cases: StudyCases, config: StudyConfig) -> Draws:
         for fraction in fractions
         for number in range(config.draws)
     }
-    named = tuple(_with_class_names(refusal, cases.classes) for refusal in too_small)
-    return Draws(splits, rows, fractions, named)
+    return Draws(splits, rows, fractions, too_small)
 
 
 def write_draws(folder: Path, cases: StudyCases, draws: Draws) -> str:
@@ -178,21 +218,28 @@ def duplicates_across_parts(cases: StudyCases, splits: Splits) -> int:
     return int(np.isin(cases.pixel_hash[test], cases.pixel_hash[~test]).sum())
 
 
-def _words_of_rows(store: VolumeStore, task: Any) -> dict[str, str]:
-    """volume_id -> the label's value as text, "" where the case does not belong to the task."""
+def _words_of_rows(store: VolumeStore, task: Any) -> dict[str, tuple[str, ...]]:
+    """volume_id -> the values of the task's labels as text, all "" where the case does not belong to the task."""
     volumes = [str(volume) for volume in store.index["volume_id"]]
-    if isinstance(task, ClassificationTask):
-        return dict(zip(volumes, label_words(store.index, store.labels, task.label), strict=True))
+    labels = task.labels if isinstance(task, MultilabelTask) else (task.label,) if hasattr(task, "label") else ()
+    if labels:
+        columns = [label_words(store.index, store.labels, label) for label in labels]
+        return dict(zip(volumes, zip(*columns, strict=True), strict=True))
     if task.name == "segmentation":
-        return {volume: "outlined" if store.has_mask(row) else "" for row, volume in enumerate(volumes)}
+        return {volume: ("outlined",) if store.has_mask(row) else ("",) for row, volume in enumerate(volumes)}
     known = set() if store.reports is None else set(store.reports["report_id"])
     reports = store.index["report_id"]
-    return {volume: "paired" if report in known else "" for volume, report in zip(volumes, reports, strict=True)}
+    return {volume: ("paired",) if report in known else ("",) for volume, report in zip(volumes, reports, strict=True)}
 
 
 def label_words(index: pd.DataFrame, labels: pd.DataFrame | None, label: str) -> list[str]:
-    """The label of every row of a store's index as text, "" where there is none. Whole numbers are written without a point."""
+    """The label of every row of a store's index as text, "" where there is none. Whole numbers are written without a point.
+
+    A column of the labels, or one that every manifest has: age_years, sex.
+    """
     if labels is None or label not in labels.columns:
+        if label in _OF_THE_MANIFEST and label in index.columns:
+            return [_word(value) for value in index[label]]
         known = [] if labels is None else [str(name) for name in labels.columns if name not in _NOT_LABELS]
         raise UserError(f"task.label '{label}': the data have no such label; they have: {', '.join(known) or 'none'}")
     key = "volume_id" if "volume_id" in labels.columns else "patient_key"
@@ -213,13 +260,7 @@ def _as_number_first(word: str) -> tuple[float, str]:
         return float("inf"), word
 
 
-def _with_class_names(refusal: Refusal, classes: tuple[str, ...]) -> Refusal:
-    start, found, number = refusal.reason.partition("class ")
-    reason = f"{start}class '{classes[int(number)]}'" if found else refusal.reason
-    return Refusal(refusal.fraction, refusal.num_patients, refusal.needed_patients, refusal.needed_fraction, reason)
-
-
 def _nothing(task: Any) -> str:
-    wanted = {"classification": "label", "segmentation": "mask", "retrieval": "report"}[task.name]
-    way_out = {"classification": "--labels CSV", "segmentation": "masks beside the images", "retrieval": "--reports CSV"}[task.name]
+    wanted = {"segmentation": "mask", "retrieval": "report"}.get(task.name, "label")
+    way_out = {"mask": "masks beside the images", "report": "--reports CSV", "label": "--labels CSV"}[wanted]
     return f"no case of the data has a {wanted} for this task; ingest again with {way_out}"

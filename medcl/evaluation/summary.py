@@ -14,7 +14,7 @@ import pandas as pd
 
 from medcl.evaluation import statistics
 from medcl.evaluation.fits import Fit
-from medcl.evaluation.scores import CHANCE, HIGHEST, LOWER_IS_BETTER
+from medcl.evaluation.scores import CHANCE, LOWER_IS_BETTER, bounds
 from medcl.evaluation.statistics import Estimate, Resamples, Saving
 from medcl.foundation.files import safe_csv_cell, write_json, write_text
 from medcl.foundation.progress import Progress, Silent
@@ -23,7 +23,13 @@ RESULTS = "results.csv"
 SUMMARY = "summary.csv"
 HEADLINE = "headline.json"
 NOT_REACHED = "not reached"
-MODE_WORDS = {"knn": "nearest neighbours", "linear": "linear probe", "finetune": "fine-tuning", "frozen": "frozen encoder"}
+MODE_WORDS = {
+    "knn": "nearest neighbours",
+    "linear": "linear probe",
+    "finetune": "fine-tuning",
+    "distill": "fine-tuning, then distillation",
+    "frozen": "frozen encoder",
+}
 
 Group = tuple[str, str, float]
 
@@ -116,16 +122,11 @@ def _results_table(plan: Plan, fits: Sequence[Fit]) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(plan.inits)}, {name: place for place, name in enumerate(plan.modes)}
     for fit in sorted(fits, key=lambda fit: (order[1][fit.key.mode], order[0][fit.key.init], fit.key.fraction, fit.key.draw)):
         choice = json.dumps(dict(fit.choice), sort_keys=True) if fit.choice else ""
-        for metric, value in statistics.score_once(fit.outcome, _num_cases(fit)).items():
+        for metric, value in statistics.score_once(fit.outcome, fit.outcome.num_cases).items():
             own = {"task": plan.task, "init": fit.key.init, "mode": fit.key.mode, "fraction": fit.key.fraction, "draw": fit.key.draw}
             counts = {"num_cases": fit.num_cases, "num_patients": fit.num_patients}
             rows.append({**own, **counts, "metric": metric, "value": value, "validation": fit.validation, "choice": choice})
     return pd.DataFrame(rows)
-
-
-def _num_cases(fit: Fit) -> int:
-    outcome = fit.outcome
-    return len(outcome.label) if isinstance(outcome, statistics.Predictions) else len(outcome.values)
 
 
 def _summary_table(
@@ -135,7 +136,7 @@ def _summary_table(
     for (init, mode, fraction), numbers in estimates.items():
         reference = estimates.get((plan.reference, mode, fraction)) if init != plan.reference else None
         for metric, found in numbers.items():
-            low, high = found.interval(0.0, HIGHEST.get(metric, 1.0))
+            low, high = found.interval(*bounds(metric))
             row: dict[str, Any] = {"init": init, "mode": mode, "fraction": fraction, "metric": metric, "mean": found.mean}
             row |= {"low": low, "high": high, "difference": math.nan, "difference_low": math.nan, "difference_high": math.nan}
             if reference is not None and len(reference[metric].values) == len(found.values):
@@ -155,7 +156,7 @@ def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> 
     if target_group is None:
         return {"sentence": "No initialisation could be compared with the reference.", "metric": plan.metric, "label_saving": {}}
     target = estimates[target_group][plan.metric]
-    low, high = target.interval(0.0, HIGHEST.get(plan.metric, 1.0))
+    low, high = target.interval(*bounds(plan.metric))
     chance = CHANCE.get(plan.metric)
     learned = chance is None or low > chance
     savings: dict[str, dict[str, Any]] = {}
@@ -240,7 +241,7 @@ def _beyond_chance(
     for init in inits:
         for fraction, mode in sorted((fraction, mode) for own, mode, fraction in estimates if own == init):
             value = estimates[init, mode, fraction][plan.metric]
-            low, high = value.interval(0.0, HIGHEST.get(plan.metric, 1.0))
+            low, high = value.interval(*bounds(plan.metric))
             if plan.metric not in LOWER_IS_BETTER and low > reference["high"]:
                 numbers = f"{value.mean:.3f} [{low:.3f}\u2013{high:.3f}]"
                 found.append(f"{init} has {numbers} with {percent(fraction)} of the labels ({MODE_WORDS[mode]}).")
@@ -256,7 +257,7 @@ def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate
     for init in inits if floor else ():
         values = [estimates[init, mode, most][plan.metric].mean for mode in plan.modes if (init, mode, most) in estimates]
         if values and floor and max(values) < floor[plan.metric].mean:
-            words = f"{init} stays below raw pixels with logistic regression at {percent(most)} of the labels"
+            words = f"{init} stays below raw pixels with a linear probe at {percent(most)} of the labels"
             found.append(f"{words} ({max(values):.3f} against {floor[plan.metric].mean:.3f}).")
     return found
 

@@ -29,6 +29,12 @@ METRIC_WORDS: dict[str, str] = {
     "ece": "calibration error",
     "dice": "Dice",
     "hd95_mm": "95% Hausdorff distance (mm)",
+    "surface_dice": "surface Dice",
+    "r2": "R²",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's rho",
 }
 
 DIRECTIONS = {"image_to_text": "image → report", "text_to_image": "report → image"}

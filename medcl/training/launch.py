@@ -40,9 +40,23 @@ class Place:
         return DistributedDataParallel(module, broadcast_buffers=False)
 
 
-def here() -> Place:
-    """The place of a single process: the first GPU, else the CPU."""
-    return Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+def here(number: int = 0) -> Place:
+    """The place of a single process: the first GPU, else the CPU. number: of a process among others that share the GPUs in turn."""
+    return Place(torch.device("cuda", number % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu"))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, torch and the libraries below numpy: sums are then the same to the bit on any number of cores."""
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

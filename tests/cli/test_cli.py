@@ -42,7 +42,7 @@ def test_every_command_has_help_with_an_example_and_the_common_options(command):
         ("prepare", ["--out", "--recipe", "--jobs", "--dry-run"]),
         ("preview", ["--policy", "--paired", "--out"]),
         ("pretrain", ["--out"]),
-        ("evaluate", ["--out"]),
+        ("evaluate", ["--out", "--jobs", "--dask", "--task", "--tasks"]),
         ("embed", ["--out"]),
         ("convert", ["--out"]),
         ("export", ["--to", "--out"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ from scipy import ndimage
 
 from medcl.encoders import ResNetConfig, TextTransformerConfig, build_seeded
 from medcl.encoders import tokenizer as tokens
+from medcl.evaluation.study import StudyConfig
 from medcl.export.backbone import Provenance, save_backbone
-from medcl.foundation.config import Settings, to_yaml
+from medcl.foundation.config import Settings, to_yaml, validate
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
 from medcl.methods import ConVIRTConfig, MethodConfig
@@ -47,11 +49,14 @@ def picture(rng: np.random.Generator, label: int) -> Volume:
 
 
 def picture_store(folder: Path, patients: int = 60) -> VolumeStore:
-    """Two pictures and one label for each patient."""
+    """Two pictures for each patient; `blob` is to be seen, `device` is not and is unknown for some, `contrast` is a number."""
     rng = np.random.default_rng(3)
     volumes = {f"v{number:03d}": picture(rng, number // 2 % 2) for number in range(2 * patients)}
     labels = pd.DataFrame({"volume_id": list(volumes), "blob": [float(number // 2 % 2) for number in range(2 * patients)]})
-    labels.loc[:1, "blob"] = np.nan  # the first patient has no label
+    labels["device"] = (np.arange(len(labels)) // 4 % 3 == 0).astype(float)
+    labels.loc[np.arange(len(labels)) % 5 == 0, "device"] = np.nan
+    labels["contrast"] = [float(volume.array.std()) for volume in volumes.values()]
+    labels.loc[:1, ["blob", "device", "contrast"]] = np.nan  # the first patient has no label
     reports = pd.DataFrame(
         {
             "report_id": [f"r{number}" for number in range(2 * patients)],
@@ -114,3 +119,20 @@ def image_text_run(folder: Path, store: VolumeStore) -> Path:
     checkpoint.save(folder / "checkpoints", 3, method, build_optimizer(AdamWConfig(), method))
     picture_backbone(folder / "backbone", None, seed=1, method="convirt")
     return folder
+
+
+def study_config(store: VolumeStore, backbone: Path | None = None, **changes: Any) -> StudyConfig:
+    """A study of `blob` with fits of four steps, two draws, two learning rates."""
+    inits: dict[str, Any] = {"random": PICTURE_ENCODER.model_dump()}
+    if backbone is not None:
+        inits["moco"] = str(backbone)
+    content = {
+        "data": str(store.folder),
+        "task": {"name": "classification", "label": "blob"},
+        "inits": inits,
+        "fractions": [0.01, 0.2, 1.0],
+        "draws": 2,
+        "resamples": 100,
+        "finetune": {"num_steps": 4, "batch": 8, "learning_rates": [0.01, 0.001], "looks": 2, "workers": 0},
+    }
+    return validate(StudyConfig, {**content, **changes}, "study.yaml")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medcl.encoders import build_seeded
-from medcl.evaluation.finetune import BestStep, Budget, Classifier, FinetuneFits, PlainViews, field_maker
+from medcl.evaluation.classes import Classes
+from medcl.evaluation.finetune import BestStep, Budget, FinetuneFits, Headed, PlainViews, field_maker
 from medcl.evaluation.label_fraction import SplitConfig, split_cases
 from medcl.evaluation.settings import ClassificationTask, FinetuneConfig
 from medcl.evaluation.study_data import Draws, study_cases
@@ -22,8 +23,11 @@ from tests.evaluation.made_stores import PICTURE_ENCODER, SIDE, views
 HERE = Place(torch.device("cpu"))
 
 
-def _classifier(head_share: float = 0.5) -> Classifier:
-    return Classifier(build_seeded(PICTURE_ENCODER, seed=0), 2, torch.ones(2), head_share)
+CLASSES = Classes(np.array([0, 0, 0, 1]), ("0", "1"))
+
+
+def _classifier(head_share: float = 0.5) -> Headed:
+    return Headed(build_seeded(PICTURE_ENCODER, seed=0), 2, CLASSES.loss(np.arange(4), balanced=True), head_share)
 
 
 def _batch() -> Batch:
@@ -42,7 +46,6 @@ def test_head_learns_first_then_everything() -> None:
 
 def test_loss_is_weighted_by_class() -> None:
     method = _classifier()
-    method.get_buffer("weights").copy_(torch.tensor([1.0, 3.0]))
     logits, target = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
     expected = (torch.log(torch.tensor(1 + np.exp(-2.0))) + 3 * torch.log(torch.tensor(1 + np.exp(2.0)))) / 4
     assert method.compare((logits, target), 1.0).loss.item() == pytest.approx(expected.item())
@@ -66,7 +69,7 @@ def _fits(pictures: VolumeStore, **budget: Any) -> tuple[FinetuneFits, Draws]:
     config = FinetuneConfig(**{"num_steps": 60, "batch": 16, "looks": 3, "workers": 0, **budget})
     maker = views("xray", (SIDE, SIDE))
     build = lambda draw: build_seeded(PICTURE_ENCODER, seed=draw)  # noqa: E731
-    return FinetuneFits(build, pictures, cases.rows_of(pictures), maker, cases, draws, Budget(config, HERE, 0)), draws
+    return FinetuneFits(build, pictures, cases.rows_of(pictures), maker, cases.target, draws, Budget(config, HERE, 0)), draws
 
 
 def test_finds_the_blob_and_is_deterministic(pictures: VolumeStore) -> None:
@@ -82,10 +85,18 @@ def test_finds_the_blob_and_is_deterministic(pictures: VolumeStore) -> None:
 def test_probabilities_know_how_common_a_class_is(pictures: VolumeStore) -> None:
     """Weights make the classes equal in the loss; a head that learned nothing must then say the prior."""
     fits, draws = _fits(pictures, num_steps=1, looks=1)
-    label = fits.cases.cases.label
+    label = fits.target.label
     few = np.concatenate([draws.train[label[draws.train] == 0][:9], draws.train[label[draws.train] == 1][:3]])
     found = fits.fit(few, 0, 1e-9)
     assert found.outcome.probabilities[0] == pytest.approx([0.75, 0.25], abs=1e-3)
+
+
+@pytest.mark.parametrize("layer_decay, moves", [(1.0, True), (1e-6, False)])
+def test_layer_decay_keeps_early_stages_where_they_were(pictures: VolumeStore, layer_decay: float, moves: bool) -> None:
+    fits, draws = _fits(pictures, num_steps=4, looks=1, head_share=0.0, layer_decay=layer_decay)
+    method, _ = fits.learn(draws.train, 0, 1e-2)
+    before, after = (next(encoder.parameters()) for encoder in (fits.build(0), method.backbone))
+    assert bool((before - after).abs().max() > 1e-4) is moves
 
 
 def test_plain_views_are_not_augmented(pictures: VolumeStore) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from medcl.evaluation import linear
+from medcl.evaluation.classes import Classes
+from medcl.evaluation.frozen import FrozenFits
+from medcl.evaluation.label_fraction import Splits
+from medcl.evaluation.study_data import Draws
 
 
 def _problem(cases: int, dim: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,16 +31,27 @@ def test_equals_scikit_learn(cases: int, dim: int, classes: int) -> None:
 def test_strength_is_chosen_by_validation() -> None:
     """Noise features everywhere but one: strong penalties win on validation."""
     rng = np.random.default_rng(0)
-    features, label = rng.normal(size=(40, 200)), np.arange(40) % 2
+    label = np.concatenate([np.arange(40) % 2, np.arange(300) % 2, np.arange(20) % 2])
+    features = rng.normal(size=(360, 200))
     features[:, 0] += 2 * label
-    validation, truth = rng.normal(size=(300, 200)), np.arange(300) % 2
-    validation[:, 0] += 2 * truth
-    models = linear.fit_logistic(features, label, 2)
-    chosen, area = linear.choose(models, validation, truth, np.array([0.5, 0.5]))
-    areas = [linear.validation_auroc(linear.Predictions(m.probabilities(validation), truth, np.array([0.5, 0.5]))) for m in models]
-    assert area == max(areas)
-    assert [model.strength for model in models] == sorted(linear.STRENGTHS)
-    assert chosen.strength == models[int(np.argmax(areas))].strength
+    parts = np.repeat(["train", "val", "test"], [40, 300, 20])
+    target, train, val = Classes(label, ("0", "1")), np.arange(40), np.arange(40, 340)
+    fits = FrozenFits(features, target, Draws(Splits(parts, ""), {}, (), ()))
+    found = fits.fit("linear", train)
+    judged = {strength: target.judge(say(fits.features[val]), train, val) for strength, say in target.probes(fits.features[train], train)}
+    assert list(judged) == sorted(linear.STRENGTHS)
+    assert judged[found.choice["strength"]] == max(judged.values())  # type: ignore[index]
+    assert found.validation == max(judged.values())[0]
+
+
+@pytest.mark.parametrize("cases, dim", [(200, 12), (30, 80)])
+def test_ridge_equals_scikit_learn(cases: int, dim: int) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(cases, dim)) + 3
+    value = 40 + 12 * features[:, 0] + rng.normal(size=cases)
+    for model in linear.fit_ridge(features, value, (0.01, 1.0)):
+        theirs = Ridge(alpha=1 / model.strength).fit(features, value)
+        assert model.outputs(features)[:, 0] == pytest.approx(theirs.predict(features))
 
 
 def test_standardised_features_survive_constants() -> None:

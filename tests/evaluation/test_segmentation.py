@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from medcl.encoders import build_seeded
+from medcl.encoders import ResEncConfig, build_seeded
 from medcl.evaluation.segmentation import (
     OutlinedBatches,
     Segmenter,
+    Shown,
     class_table,
-    dice,
-    hausdorff_95_mm,
     mask_numbers,
     outline,
     segmentation_loss,
 )
 from medcl.evaluation.study import StudyConfig, run_study
+from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation.config import validate
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import VOLUME_ENCODER, views
@@ -37,13 +37,17 @@ def _blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.3, 2.5)])
-def test_hausdorff_equals_monai(seed: int, spacing: tuple[float, float, float]) -> None:
+def test_surface_scores_equal_monai(seed: int, spacing: tuple[float, float, float]) -> None:
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
 
     one, other = _blobs(seed)
     tensors = [torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (one, other)]
-    theirs = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=list(spacing))
-    assert hausdorff_95_mm(one, other, spacing) == pytest.approx(float(theirs), abs=1e-4)
+    distance = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=list(spacing))
+    for tolerance_mm in (0.5, 1.4, 3.0):
+        ours = surface_scores(one, other, spacing, tolerance_mm)
+        share = compute_surface_dice(*tensors, [tolerance_mm], include_background=True, spacing=list(spacing))
+        assert ours == pytest.approx((float(distance), float(share)), abs=1e-4)
 
 
 def test_dice_equals_monai() -> None:
@@ -56,8 +60,9 @@ def test_dice_equals_monai() -> None:
 
 def test_empty_outlines() -> None:
     nothing, something = np.zeros((4, 4, 4), bool), np.ones((4, 4, 4), bool)
-    assert dice(nothing, nothing) == 1 and hausdorff_95_mm(nothing, nothing, (1, 1, 1)) == 0
-    assert dice(nothing, something) == 0 and hausdorff_95_mm(nothing, something, (1, 1, 2)) == pytest.approx(np.sqrt(16 + 16 + 64))
+    assert dice(nothing, nothing) == 1 and surface_scores(nothing, nothing, (1, 1, 1), 1.0) == (0, 1)
+    assert dice(nothing, something) == 0
+    assert surface_scores(nothing, something, (1, 1, 2), 1.0) == pytest.approx((np.sqrt(16 + 16 + 64), 0))
 
 
 def test_loss_is_per_scan_and_lowest_at_the_truth() -> None:
@@ -89,7 +94,7 @@ def test_outline_comes_back_to_the_stored_grid(outlined: VolumeStore, size: tupl
 
 
 def test_masks_follow_the_views(outlined: VolumeStore) -> None:
-    batches = OutlinedBatches(outlined, views("mr", (16, 16, 16)), np.array([3, 5]), (2,), batch=2, seed=0, plain=False)
+    batches = OutlinedBatches(outlined, views("mr", (16, 16, 16)), np.array([3, 5]), (2,), batch=2, seed=0, shown=Shown())
     first, again = (next(iter(batches.iterate(4, 5))) for _ in range(2))
     assert first.target is not None and again.target is not None
     assert torch.equal(first.target, again.target) and torch.equal(first.views[0], again.views[0])
@@ -126,4 +131,28 @@ def test_study_of_masks(outlined: VolumeStore, tmp_path: Path) -> None:
     assert headline["metric"] == "dice"
     results = pd.read_csv(tmp_path / "study" / "results.csv")
     assert set(results["mode"]) == {"frozen", "finetune"}
-    assert set(results["metric"]) == {"dice", "hd95_mm", "dice_1", "dice_2", "hd95_mm_1", "hd95_mm_2"}
+    scores = ("dice", "hd95_mm", "surface_dice")
+    assert set(results["metric"]) == {*scores, *(f"{name}_{number}" for name in scores for number in (1, 2))}
+    summary = pd.read_csv(tmp_path / "study" / "summary.csv").set_index("metric")
+    assert summary.loc["hd95_mm_1", "high"].max() > 1, "a distance is not bounded as a share is"
+
+
+def test_foreground_is_where_windows_are_laid(outlined: VolumeStore) -> None:
+    """Small windows hold more of the structures the more of them are laid there, and none misses them where all are."""
+
+    def inside(share: float) -> torch.Tensor:
+        shown = Shown(foreground_share=share)
+        batches = OutlinedBatches(outlined, views("mr", (8, 8, 8)), np.arange(10), (1, 2), batch=5, seed=0, shown=shown)
+        return torch.cat([(batch.target > 0).flatten(1).float().mean(1) for batch in batches.iterate(0, 8) if batch.target is not None])
+
+    never, often, always = (inside(share) for share in (0.0, 0.5, 1.0))
+    assert never.min() == 0 < always.min()
+    assert never.mean() < often.mean() < always.mean()
+
+
+def test_resenc_encoder_makes_the_resenc_u_net(outlined: VolumeStore) -> None:
+    encoder = ResEncConfig(blocks=(1, 1, 1), width=4, spatial_dims=3)
+    method = Segmenter(build_seeded(encoder, seed=0), 3, head_share=0.0, frozen=False)
+    assert method.logits(torch.randn(1, 1, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
+    found = outline(method, outlined, 0, views("mr", (16, 16, 16)), torch.device("cpu"))
+    assert found.shape == outlined.shape(0)

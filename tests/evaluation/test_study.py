@@ -12,38 +12,21 @@ import pytest
 
 from medcl.evaluation import study as studies
 from medcl.evaluation.embed import embed_rows, training_windows
-from medcl.evaluation.study import StudyConfig, run_study
+from medcl.evaluation.study import run_study
 from medcl.evaluation.study_data import label_words
 from medcl.export.backbone import load_backbone
-from medcl.foundation.config import validate
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Volume
 from medcl.store.volume_store import VolumeStore
-from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, image_text_run, picture_backbone
+from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, image_text_run, picture_backbone, study_config
 
 NUMBERS = ("results.csv", "summary.csv", "headline.json", "study.json", "splits.csv", "draws.csv", "embedding_map.json", "neighbours.json")
-
-
-def _config(store: VolumeStore, backbone: Path | None = None, **changes: Any) -> StudyConfig:
-    inits: dict[str, Any] = {"random": PICTURE_ENCODER.model_dump()}
-    if backbone is not None:
-        inits["moco"] = str(backbone)
-    content = {
-        "data": str(store.folder),
-        "task": {"name": "classification", "label": "blob"},
-        "inits": inits,
-        "fractions": [0.01, 0.2, 1.0],
-        "draws": 2,
-        "resamples": 100,
-        "finetune": {"num_steps": 4, "batch": 8, "learning_rates": [0.01, 0.001], "looks": 2, "workers": 0},
-    }
-    return validate(StudyConfig, {**content, **changes}, "study.yaml")
 
 
 @pytest.fixture(scope="module")
 def finished(pictures: VolumeStore, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
-    run_study(_config(pictures, backbone), out)
+    run_study(study_config(pictures, backbone), out)
     return out
 
 
@@ -75,6 +58,7 @@ def test_tuning_is_recorded_and_shared_by_the_draws(finished: Path) -> None:
     tuned = results[(results["mode"] == "finetune") & (results["metric"] == "auroc")]
     rates = [json.loads(choice)["learning_rate"] for choice in tuned["choice"]]
     assert set(rates) <= {0.01, 0.001}
+    assert {json.loads(choice)["tried"] for choice in tuned["choice"]} == {"0.01 0.001"}
     assert (tuned.assign(rate=rates).groupby(["init", "fraction"])["rate"].nunique() == 1).all()
     assert len(list((finished / "fits").glob("random-finetune@*-0.2-0.json"))) == 2, "both rates were tried at the first draw"
 
@@ -83,7 +67,7 @@ def test_stopped_and_resumed_is_the_same(
     pictures: VolumeStore, backbone: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed twice on the way, then finished; then once more, with nothing left to fit."""
-    out, config = tmp_path / "study", _config(pictures, backbone)
+    out, config = tmp_path / "study", study_config(pictures, backbone)
     save, left = studies.FitFolder.save, [3, 9]
 
     def dying(self: Any, fit: Any, basis: str) -> Any:
@@ -113,7 +97,7 @@ def test_other_budget_is_fitted_anew_but_embeddings_stay(pictures: VolumeStore, 
     out = tmp_path / "study"
     shutil.copytree(finished, out)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
-    changed = _config(pictures, backbone, finetune={"num_steps": 3, "batch": 8, "learning_rates": [0.01], "looks": 1, "workers": 0})
+    changed = study_config(pictures, backbone, finetune={"num_steps": 3, "batch": 8, "learning_rates": [0.01], "looks": 1, "workers": 0})
     run_study(changed, out)
     assert before == {path.name: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
     old, new = (pd.read_csv(folder / "results.csv") for folder in (finished, out))
@@ -124,10 +108,10 @@ def test_other_budget_is_fitted_anew_but_embeddings_stay(pictures: VolumeStore, 
 
 def test_folder_of_another_study_is_refused(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another task"):
-        run_study(_config(pictures, task={"name": "retrieval"}, modes=["retrieval"]), finished)
+        run_study(study_config(pictures, task={"name": "retrieval"}, modes=["retrieval"]), finished)
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(UserError, match="holds no study"):
-        run_study(_config(pictures), tmp_path)
+        run_study(study_config(pictures), tmp_path)
 
 
 def _items(store: VolumeStore, finished: Path, part: str) -> pd.DataFrame:
@@ -140,25 +124,25 @@ def test_leak_is_exit_3_unless_transductive(pictures: VolumeStore, finished: Pat
     items = _items(pictures, finished, "test")
     leaking = picture_backbone(tmp_path / "leaking", items.assign(patient_key="renamed"))
     with pytest.raises(DataError, match=r"moco: 0 test patients \(none\), 2 test images") as caught:
-        run_study(_config(pictures, leaking), tmp_path / "one")
+        run_study(study_config(pictures, leaking), tmp_path / "one")
     assert caught.value.exit_code == 3 and items["pixel_hash"].iloc[0] in str(caught.value)
     same_patient = picture_backbone(tmp_path / "same_patient", items.assign(pixel_hash="other"))
     with pytest.raises(DataError, match=items["patient_key"].iloc[0]):
-        run_study(_config(pictures, same_patient), tmp_path / "two")
-    config = _config(pictures, leaking, transductive=True, modes=["knn"], floor=False)
+        run_study(study_config(pictures, same_patient), tmp_path / "two")
+    config = study_config(pictures, leaking, transductive=True, modes=["knn"], floor=False)
     run_study(config, tmp_path / "three")
     assert json.loads((tmp_path / "three" / "study.json").read_text())["transductive"] is True
 
 
 def test_training_on_training_patients_is_no_leak(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
     honest = picture_backbone(tmp_path / "honest", _items(pictures, finished, "train"))
-    result = run_study(_config(pictures, honest, modes=["knn"], floor=False), tmp_path / "study")
+    result = run_study(study_config(pictures, honest, modes=["knn"], floor=False), tmp_path / "study")
     assert "no test patient" in json.loads((result.folder / "study.json").read_text())["leaks"]
 
 
 def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path: Path) -> None:
     silent = picture_backbone(tmp_path / "silent", None)
-    run_study(_config(pictures, silent, modes=["knn"], floor=False), tmp_path / "study")
+    run_study(study_config(pictures, silent, modes=["knn"], floor=False), tmp_path / "study")
     assert any("cannot be ruled out" in note for note in json.loads((tmp_path / "study" / "study.json").read_text())["notes"])
 
 
@@ -174,17 +158,17 @@ def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path:
 )
 def test_mistakes_say_the_way_out(pictures: VolumeStore, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run_study(_config(pictures, backbone, **changes), tmp_path / "study")
+        run_study(study_config(pictures, backbone, **changes), tmp_path / "study")
 
 
 def test_store_of_another_recipe_is_refused(outlined: VolumeStore, backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give the DATA folder"):
-        run_study(_config(outlined, backbone), tmp_path / "study")
+        run_study(study_config(outlined, backbone), tmp_path / "study")
 
 
 def test_every_fraction_refused_fails(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every fraction is refused"):
-        run_study(_config(pictures, backbone, fractions=[0.01, 0.02]), tmp_path / "study")
+        run_study(study_config(pictures, backbone, fractions=[0.01, 0.02]), tmp_path / "study")
 
 
 def test_embedding_is_that_of_the_backbone(pictures: VolumeStore, backbone: Path) -> None:
@@ -205,7 +189,7 @@ def test_label_words_join_by_volume_or_patient(pictures: VolumeStore) -> None:
 
 def test_retrieval_study(pictures: VolumeStore, tmp_path: Path) -> None:
     run = image_text_run(tmp_path / "run", pictures)
-    config = _config(pictures, inits={"convirt": str(run)}, task={"name": "retrieval"}, modes=["retrieval"])
+    config = study_config(pictures, inits={"convirt": str(run)}, task={"name": "retrieval"}, modes=["retrieval"])
     headline = run_study(config, tmp_path / "study").headline
     assert "chance would be" in headline["sentence"]
     summary = pd.read_csv(tmp_path / "study" / "summary.csv").set_index("metric")
@@ -216,4 +200,4 @@ def test_retrieval_study(pictures: VolumeStore, tmp_path: Path) -> None:
 
 def test_retrieval_needs_a_run_that_read_text(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="retrieval"):
-        run_study(_config(pictures, backbone, task={"name": "retrieval"}, modes=["retrieval"]), tmp_path / "study")
+        run_study(study_config(pictures, backbone, task={"name": "retrieval"}, modes=["retrieval"]), tmp_path / "study")

@@ -1,0 +1,67 @@
+"""Classification: a case is of one class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcl.evaluation.knn import knn_probabilities
+from medcl.evaluation.linear import fit_logistic
+from medcl.evaluation.scores import Predictions
+from medcl.evaluation.targets import Say, defined, once
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A Target (see there). label: (cases,) class numbers; names: what the classes are called."""
+
+    label: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """A probability for each class."""
+        return len(self.names)
+
+    def groups(self) -> tuple[None, tuple[str, ...]]:
+        """One for each class."""
+        return None, tuple(f"class '{name}'" for name in self.names)
+
+    def vote(self, bank: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Shares of the vote."""
+        return knn_probabilities(bank, self.label[rows], query, self.width)
+
+    def probes(self, features: np.ndarray, rows: np.ndarray) -> Iterable[tuple[float, Say]]:
+        """Logistic regression."""
+        return [(model.strength, model.probabilities) for model in fit_logistic(features, self.label[rows], self.width)]
+
+    def shares(self, rows: np.ndarray) -> np.ndarray:
+        """Share of every class among the rows: (classes,)."""
+        return np.bincount(self.label[rows], minlength=self.width) / len(rows)
+
+    def loss(self, rows: np.ndarray, balanced: bool) -> nn.Module:
+        """Cross-entropy."""
+        weights = 1 / np.maximum(self.shares(rows), 1e-12) if balanced else np.ones(self.width)
+        return nn.CrossEntropyLoss(torch.tensor(weights / weights.sum() * self.width, dtype=torch.float32))
+
+    def activate(self, outputs: Tensor) -> Tensor:
+        """Probabilities."""
+        return outputs.softmax(1)
+
+    def restored(self, said: np.ndarray, rows: np.ndarray, balanced: bool) -> np.ndarray:
+        """A balanced loss made all classes equal; give them their shares back."""
+        said = said * self.shares(rows) if balanced else said
+        return said / said.sum(1, keepdims=True)
+
+    def outcome(self, said: np.ndarray, rows: np.ndarray, part: np.ndarray) -> Predictions:
+        """Probabilities, the truth, and the shares that decisions take out."""
+        return Predictions(said, self.label[part], self.shares(rows))
+
+    def judge(self, said: np.ndarray, rows: np.ndarray, part: np.ndarray) -> tuple[float, float]:
+        """Macro AUROC, then log-likelihood; 0.5 where a class is missing."""
+        truth = said[np.arange(len(part)), self.label[part]]
+        return defined(once(self.outcome(said, rows, part))["auroc"], 0.5), float(np.mean(np.log(np.maximum(truth, 1e-12))))
