@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def run_study(
     fits = list(progress.track(study.fits(), study.num_fits, "fits"))
     summary = summarise(study.plan, fits, study.patients, progress)
     write_summary(out, summary)
-    study.write_facts()
+    study.write_facts(fits)
     if before_card is not None:
         before_card(out)
     study.write_card(len(fits))
@@ -242,9 +242,10 @@ class OpenStudy:
 
     # The folder
 
-    def write_facts(self) -> None:
+    def write_facts(self, fits: Sequence[Fit]) -> None:
         """Everything the page says beside the numbers."""
         write_json(self.out / pages.FACTS, pages.study_facts(self))
+        write_json(self.out / pages.CLOSEUP, pages.study_closeup(self, fits))
         if isinstance(self.config.task, ClassificationTask) and {"knn", "linear"} & set(self.config.modes):
             shown = {init.name: self.embeddings(init) for init in self.inits if init.kind != "pixels"}
             label = self.cases.cases.label
