@@ -136,11 +136,11 @@ def _hardest(study: Study) -> list[dict[str, Any]]:
     if not closeup.get("pictures"):
         return []
     pictures = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}
-    classes = study.facts["task"]["classes"]
+    task = study.facts["task"]
     return [
         {
             "uri": pictures[str(found["case"])],
-            "truth": "" if found["truth"] is None else classes[found["truth"]],
+            "truth": "" if found["truth"] is None else f"{task['label']} {task['classes'][found['truth']]}",
             "colour": css_colour(colour_of(0 if found["truth"] is None else 1 + found["truth"])),
             "said": list(_said(found["inits"], chosen)),
         }

@@ -267,6 +267,7 @@ def number(value: float, signed: bool = False) -> str:
     if math.isnan(value):
         return ""
     digits = 3 if abs(value) < 10 else 1
+    value = round(value, digits) + 0.0  # never a minus before zero
     return f"{value:+.{digits}f}".replace("-", "−") if signed else f"{value:.{digits}f}"
 
 
