@@ -192,6 +192,7 @@ def _runs_content(runs: Sequence[Run]) -> dict[str, Any]:
     ]
     settings = [{"name": run.name, "yaml": yaml.safe_dump(read_runs.shown_config(run), sort_keys=False)} for run in runs]
     return {
+        "headline": read_runs.headline_of(runs),
         "columns": columns,
         "table": table,
         "panels": panels,

@@ -85,6 +85,23 @@ def _folders(starts: Sequence[str]) -> tuple[str, ...]:
     return tuple(start for start in starts if start.endswith("/"))
 
 
+def headline_of(runs: Sequence[Run]) -> str:
+    """One plain sentence. Who is ahead is said only where all were trained on one store and probed with one label."""
+    if len(runs) == 1:
+        seconds = _seconds(runs[0])
+        done = f"{runs[0].steps_done:,} steps" + (f" in {_words_of(seconds)}" if seconds else "")
+        return f"{runs[0].name}: {runs[0].config.get('method', {}).get('name', 'pretraining')}, {done}"
+    probes = set.intersection(*(set(_probes(run)) for run in runs))
+    alike = len({(str(run.config.get("store")), str(run.config.get("probe_label"))) for run in runs}) == 1
+    if not probes or not alike:
+        return f"{len(runs)} pretraining runs side by side"
+    name = min(probes)
+    words = FIGURE_WORDS.get(name, name.removeprefix("probe/").replace("_", " "))
+    (best, ahead), (second, _), *_ = sorted(((run.series(name)[1][-1], run.name) for run in runs), reverse=True)
+    others = f"{len(runs) - 1} other{'s' if len(runs) > 2 else ''}"
+    return f"{ahead} ends ahead of {others} by its probe ({words} {best:.3f}, then {second:.3f})"
+
+
 def overview(run: Run) -> dict[str, str]:
     """What the comparison table says of a run: words by column."""
     method, encoder, training = (run.config.get(part, {}) for part in ("method", "encoder", "training"))
@@ -119,7 +136,8 @@ def shown_config(run: Run) -> dict[str, Any]:
 
 
 def _probes(run: Run) -> list[str]:
-    return sorted({name for record in run.records for name in record if name.startswith("probe/")})
+    names = {name for record in run.records for name in record if name.startswith("probe/")}
+    return sorted(name for name in names if run.series(name)[1])
 
 
 def _last(run: Run, figure: str) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from medcl.foundation.errors import UserError
 from medcl.reporting.page import write_report, write_study_page
+from medcl.reporting.read_runs import headline_of, read_run
 from tests.made_study import write_made_study
 
 HOSTILE = "<script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror=window.ran=1>"
@@ -170,7 +171,19 @@ def test_report_compares_runs_and_studies(study: Path, run: Path, tmp_path: Path
     words = " ".join(reader.text.split())
     assert "0.880 (best 0.910 at step 200)" in words and "Collapse" in words and "6,240" in words, "probe, collapse, scans seen"
     assert "2.5 GiB" in words and "3 min" in words and "Cost over the steps" in words and "0.0%" in words
+    assert "ends ahead of 1 other by its probe" in words
     assert "/home/someone" not in reader.text
+
+
+def test_headline_of_runs_compares_only_what_is_alike(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().replace("0.88", "0.93"))
+    runs = [read_run(run, "first"), read_run(other, "second")]
+    assert headline_of(runs).startswith("second ends ahead of 1 other") and "0.930, then 0.880" in headline_of(runs)
+    assert headline_of(runs[:1]) == "first: moco, 390 steps in 3 min"
+    (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("ct/store", "mr/store"))
+    assert headline_of([runs[0], read_run(other)]) == "2 pretraining runs side by side"
 
 
 def test_folder_that_is_neither_is_refused(tmp_path: Path, study: Path) -> None:
