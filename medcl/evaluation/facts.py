@@ -90,8 +90,8 @@ def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
     """What `closeup.json` holds: see `look_closer`; with small pictures of the hardest cases, and no key of any of them."""
     first, test = study.inits[0], study.draws.test
     rows = study.cases.rows_of(first.store)
-    label = study.config.task.label if isinstance(study.config.task, ClassificationTask) else ""
-    content = look_closer(study.plan, fits, study.patients, groupings_of(first.store, rows[test], label))
+    groupings = groupings_of(first.store, rows[test], getattr(study.config.task, "label", ""))
+    content = look_closer(study.plan, fits, study.patients, groupings)
     sheet: dict[str, Any] = {"side": THUMBNAIL, "pictures": {}}
     for found in content.get("hardest", ()):
         put_picture(sheet, found["case"], _picture(first.store, first.maker, int(rows[test[found["case"]]])))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medcl.evaluation import statistics
-from medcl.evaluation.scores import HIGHEST, Predictions
+from medcl.evaluation.scores import Predictions
 from medcl.evaluation.statistics import Outcome, Resamples
 from medcl.evaluation.study_data import label_words
 
@@ -118,7 +118,7 @@ def score_groups(
 ) -> list[dict[str, Any]]:
     """How one initialisation fares on each group, and the gap to all other cases that are known; with 95% intervals.
 
-    fits: outcomes, one per draw. A group is refused, with the reason, where the number would stand on too few patients.
+    fits: outcomes, one per draw; metric: the number that the figures show, which is at most 1. A group is refused, with the reason, where the number would stand on too few patients.
     """
     rows = []
     for place, name in enumerate(grouping.values):
@@ -130,7 +130,7 @@ def score_groups(
             rows.append({**row, "refused": reason})
             continue
         own = _estimate(fits, inside, metric, resamples)
-        row |= {"value": own.mean, "interval": list(own.interval(0.0, HIGHEST.get(metric, 1.0)))}
+        row |= {"value": own.mean, "interval": list(own.interval(highest=1.0))}
         if not _too_few(fits[0], outside, patient):
             gap = statistics.difference(own, _estimate(fits, outside, metric, resamples))
             row |= {"gap": gap.mean, "gap_interval": list(gap.interval())}
