@@ -118,7 +118,8 @@ def score_groups(
 ) -> list[dict[str, Any]]:
     """How one initialisation fares on each group, and the gap to all other cases that are known; with 95% intervals.
 
-    fits: outcomes, one per draw; metric: the number that the figures show, which is at most 1. A group is refused, with the reason, where the number would stand on too few patients.
+    fits: outcomes, one per draw; metric: the number that the figures show, which is at most 1. A group is refused, with the
+    reason, where the number would stand on too few patients.
     """
     rows = []
     for place, name in enumerate(grouping.values):
