@@ -7,10 +7,10 @@ labelled patients, and two initialisations. The score of a case is
 
     s = mu(init, draw) y + b u(patient) + c v(case) + e w(init, draw, case),     b^2 + c^2 + e^2 = 1,
 
-all of u, v, w standard normal, mu(init, draw) normal around m(init) with standard deviation tau (half of its variance
-shared by the initialisations, which are trained on the same draw). So the expected AUROC is known:
-E Phi(mu / sqrt 2) = Phi(m / sqrt(2 + tau^2)), and where m is the same for both, the true difference is zero. Where m is 0,
-labels say nothing: that is what permuting them does.
+all of u, v, w standard normal (in one table u is u(init, patient): each initialisation finds patients of its own hard),
+mu(init, draw) normal around m(init) with standard deviation tau (half of its variance shared by the initialisations, which
+are trained on the same draw). So the expected AUROC is known: E Phi(mu / sqrt 2) = Phi(m / sqrt(2 + tau^2)), and where m is
+the same for both, the true difference is zero. Where m is 0, labels say nothing: that is what permuting them does.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scipy.stats import binomtest, norm
 
 from medcl.evaluation import statistics
 from medcl.evaluation.delong import compare_aurocs
+from medcl.evaluation.learning_curve import Law, NoLaw, fit_law
 from medcl.evaluation.scores import Predictions, ranking
 from medcl.evaluation.statistics import Estimate, Outcome, Resamples
 from medcl.foundation.randomness import generator
@@ -38,6 +39,7 @@ EFFECTS = (0.0, 0.15, 0.3, 0.45, 0.6)
 FRACTIONS = np.array([0.01, 0.05, 0.1, 1.0])
 NUMBERS = ("auroc", "auprc", "balanced_accuracy", "f1", "brier", "ece")
 PROMISED = (0.93, 0.97)
+LAW_WORDS = {"between": "between the fractions", "twice": "at twice the labels", "refused": "no law shown, for it misses a point"}
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,22 @@ class Simulated:
     outcomes: tuple[list[Outcome], ...]
 
 
-def simulate(key: tuple[int, ...], means: tuple[float, ...], tau: float) -> Simulated:
-    """One study; `means`: m of each initialisation."""
+def simulate(key: tuple[int, ...], means: tuple[float, ...], tau: float, own_patients: bool = False) -> Simulated:
+    """One study; `means`: m of each initialisation; own_patients: u is of each initialisation."""
     draw = generator(0, "study calibration", *key)
     patient = np.repeat(np.arange(PATIENTS), draw.integers(1, 4, PATIENTS))
     label = (np.arange(PATIENTS) % 2)[patient]
-    shared = np.sqrt(PATIENT_SHARE) * draw.normal(size=PATIENTS)[patient] + np.sqrt(CASE_SHARE) * draw.normal(size=len(patient))
+    of_patient = np.sqrt(PATIENT_SHARE) * draw.normal(size=PATIENTS)[patient]
+    of_case = np.sqrt(CASE_SHARE) * draw.normal(size=len(patient))
     of_draw = draw.normal(size=DRAWS)
     found: list[list[Outcome]] = []
     for mean in means:
         outcomes: list[Outcome] = []
+        if own_patients:
+            of_patient = np.sqrt(PATIENT_SHARE) * draw.normal(size=PATIENTS)[patient]
         for number in range(DRAWS):
             mu = mean + tau * (of_draw[number] + draw.normal()) / np.sqrt(2)
-            score = mu * label + shared + np.sqrt(1 - PATIENT_SHARE - CASE_SHARE) * draw.normal(size=len(patient))
+            score = mu * label + (of_patient + of_case) + np.sqrt(1 - PATIENT_SHARE - CASE_SHARE) * draw.normal(size=len(patient))
             probability = norm.cdf(score - mu / 2)
             outcomes.append(Predictions(np.stack([1 - probability, probability], axis=1), label, np.array([0.5, 0.5])))
         found.append(outcomes)
@@ -79,7 +84,7 @@ def estimates_of(outcomes: list[Outcome], resamples: Resamples) -> dict[str, Est
     }
 
 
-def coverage(studies: int, mean: float, tau: float) -> dict[str, np.ndarray]:
+def coverage(studies: int, mean: float, tau: float, own_patients: bool = False) -> dict[str, np.ndarray]:
     """For every study whether its interval holds the truth: name -> (studies,).
 
     `auroc` against its expected value, `difference of NUMBER` against zero; `images` before the name where images, not
@@ -93,7 +98,7 @@ def coverage(studies: int, mean: float, tau: float) -> dict[str, np.ndarray]:
         hits.setdefault(name, []).append(bool(low <= at <= high))
 
     for study in range(studies):
-        made = simulate((study, round(100 * tau), round(10 * mean)), (mean, mean), tau)
+        made = simulate((study, round(100 * tau), round(10 * mean)), (mean, mean), tau, own_patients)
         for start, units in (("", made.patient), ("images ", np.arange(len(made.patient)))):
             resamples = statistics.resample_patients(units, RESAMPLES, study)
             one, other = (estimates_of(outcomes, resamples) for outcomes in made.outcomes)
@@ -175,6 +180,30 @@ def savings_claimed(studies: int, tau: float) -> tuple[np.ndarray, np.ndarray]:
     return claims[0], claims[1]
 
 
+def laws_covered(studies: int, tau: float) -> dict[str, np.ndarray]:
+    """Whether the fitted learning curve's band holds the true law: between the fractions, and at twice the labels.
+
+    `refused`: the studies in which no law was shown; they count in neither of the others.
+    """
+    n = np.array([8, 40, 80, 800])
+
+    def law(at: float) -> float:
+        return 0.9 - 0.04 * (at / n[-1]) ** -0.45
+
+    means = tuple(np.sqrt(2 + tau**2) * norm.ppf([law(at) for at in n]))
+    hits: dict[str, list[bool]] = {"between": [], "twice": [], "refused": []}
+    for study in range(studies):
+        made = simulate((study, 3, 7), means, tau)
+        resamples = statistics.resample_patients(made.patient, RESAMPLES, study)
+        found = fit_law(n, [estimates_of(outcomes, resamples)["auroc"] for outcomes in made.outcomes], 1.0)
+        hits["refused"].append(isinstance(found, NoLaw))
+        if isinstance(found, Law):
+            place = int(np.searchsorted(found.n, 200))
+            hits["between"].append(bool(found.low[place] <= law(found.n[place]) <= found.high[place]))
+            hits["twice"].append(found.twice[1] <= law(2 * n[-1]) <= found.twice[2])
+    return {name: np.array(values) for name, values in hits.items()}
+
+
 def share(hits: np.ndarray) -> str:
     """A share of studies with its exact 95% (Clopper-Pearson) interval."""
     found = binomtest(int(hits.sum()), len(hits)).proportion_ci(0.95, method="exact")
@@ -202,6 +231,25 @@ def coverage_tables(rows: dict[tuple[float, float], dict[str, np.ndarray]]) -> l
     ]
 
 
+def own_patients_lines(found: dict[str, np.ndarray]) -> list[str]:
+    """Coverage of the differences where each initialisation finds patients of its own hard."""
+    lines = [
+        "",
+        "Where each initialisation finds patients of its own hard (m 0.8, tau 0.2), images mislead about differences, too:",
+    ]
+    lines += ["", "| difference of | patients resampled | images resampled |", "|---|---|---|"]
+    names = [f"difference of {name}" for name in NUMBERS]
+    return lines + [
+        f"| {name.removeprefix('difference of ')} | {share(found[name])} | {share(found[f'images {name}'])} |" for name in names
+    ]
+
+
+def laws_lines(found: dict[str, np.ndarray]) -> list[str]:
+    """How often the fitted curve's band holds the true law."""
+    lines = ["## The fitted learning curve (tau 0.2): how often its 95% band holds the true law", "", "| where | share |", "|---|---|"]
+    return [*lines, *(f"| {words} | {share(found[name])} |" for name, words in LAW_WORDS.items()), ""]
+
+
 def main() -> None:
     """Simulate, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,8 +260,9 @@ def main() -> None:
     with ProcessPoolExecutor(given.jobs) as pool:
         covered = {(mean, tau): pool.submit(coverage, given.studies, mean, tau) for mean, tau in SETTINGS}
         planted = {(tau, effect): pool.submit(power, given.studies, effect, tau) for tau in (0.0, 0.2) for effect in EFFECTS}
+        apart, curves = pool.submit(coverage, given.studies, 0.8, 0.2, True), pool.submit(laws_covered, given.studies, 0.2)
         singles, claims = pool.submit(single_fits, given.studies), pool.submit(savings_claimed, given.studies, 0.2)
-        for number, future in enumerate([*covered.values(), *planted.values(), singles, claims]):
+        for number, future in enumerate([*covered.values(), *planted.values(), singles, claims, apart, curves]):
             print(number, _shown(future), flush=True)
     lines = ["# Do a study's intervals hold what they promise?", "", "`benchmarks/study_calibration.py` says how the studies are made.", ""]
     lines += [
@@ -223,6 +272,7 @@ def main() -> None:
         "one patient are not independent.",
         "",
         *coverage_tables({key: future.result() for key, future in covered.items()}),
+        *own_patients_lines(apart.result()),
         "",
         "## A planted difference: how often it is found (p < 0.05), and how often normal theory says it should be",
         "",
@@ -238,6 +288,7 @@ def main() -> None:
     lines += ["", "## Label savings claimed where there are none", "", "| what | claimed |", "|---|---|"]
     lines += [f"| labels say nothing (every AUROC is 0.5) | {share(nothing)} |"]
     lines += [f"| both curves are the same | {share(alike)} |", ""]
+    lines += laws_lines(curves.result())
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     lines.append(f"{seconds:.0f} s of CPU; {platform.machine()}, numpy {np.__version__}.")
     given.out.parent.mkdir(parents=True, exist_ok=True)
