@@ -2,7 +2,7 @@
 
 The inverse power law of Figueroa et al. 2012, "Predicting sample size required for classification performance", and Hestness
 et al. 2017, "Deep learning scaling is predictable, empirically". Three numbers need four points, and a law that misses what
-was measured is not shown.
+was measured is not shown. Where the law is true its band covers: reports/statistics/calibration.md.
 """
 
 from __future__ import annotations
