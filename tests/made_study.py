@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl.evaluation.facts import FACTS, MAP, NEIGHBOURS, embedding_map, neighbour_sheet, put_picture, versions
+from medcl.evaluation.closeup import look_closer
+from medcl.evaluation.facts import CLOSEUP, FACTS, MAP, NEIGHBOURS, embedding_map, neighbour_sheet, put_picture, versions
 from medcl.evaluation.fits import Fit, FitKey
 from medcl.evaluation.scores import Predictions
+from medcl.evaluation.subgroups import Grouping
 from medcl.evaluation.summary import Plan, summarise, write_summary
 from medcl.foundation.files import write_card, write_json
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
-SKILL = {"random": (0.3, 0.8, 1.1, 2.0), "moco": (1.2, 2.0, 2.2, 2.6), "simclr": (0.6, 1.2, 1.6, 2.1)}
+SKILL = {"random": (0.3, 0.8, 1.1, 1.6), "moco": (1.2, 2.0, 2.2, 2.4), "simclr": (0.6, 1.1, 1.4, 1.75)}
 
 
 def made_plan(inits: tuple[str, ...] = ("random", "moco", "simclr"), modes: tuple[str, ...] = ("linear", "finetune"), **changes) -> Plan:
@@ -36,7 +38,7 @@ def made_fits(
             for place, fraction in enumerate(plan.fractions):
                 for draw in range(draws):
                     skill = signal * (SKILL[init][place] - (0.2 if mode == "linear" else 0.0) + rng.normal(0, 0.15))
-                    logit = skill * (label - 0.5) * 1.6 + 0.8 * shared + 0.6 * rng.normal(size=cases)
+                    logit = skill * (label - 0.5) * 1.2 + 0.8 * shared + 0.6 * rng.normal(size=cases)
                     p = 1 / (1 + np.exp(-logit))
                     outcome = Predictions(np.stack([1 - p, p], 1), label, np.array([0.5, 0.5]))
                     count = round(fraction * train)
@@ -44,21 +46,43 @@ def made_fits(
     return fits, dict.fromkeys(plan.modes, patient)
 
 
-def write_made_study(folder: Path, *, title: str = "pneumonia", transductive: bool = False, **changes) -> Path:
+def made_groupings(name: str = "scanner A") -> list[Grouping]:
+    """Sex (known of most), age (one band too small), and a scanner whose name the user chose."""
+    case = np.arange(240)
+    sex = np.where(case // 2 % 10 == 9, -1, case // 2 % 2)
+    age = np.where(case < 100, 0, np.where(case < 228, 1, -1))
+    return [
+        Grouping("sex", ("female", "male"), sex, 0, 24),
+        Grouping("age", ("18-39", "40-64"), age, 1, 0),
+        Grouping("scanner", (name, "scanner B"), (case > 200).astype(int), 0, 0),
+    ]
+
+
+def _picture(row: int, label: np.ndarray) -> np.ndarray:
+    rows, columns = np.mgrid[:90, :70]
+    return np.exp(-((rows - 45 - row % 9) ** 2 + (columns - 35) ** 2) / (300.0 + 500 * label[row]))
+
+
+def write_made_study(
+    folder: Path, *, title: str = "pneumonia", transductive: bool = False, group_name: str = "scanner A", **changes
+) -> Path:
     """A STUDY folder as `run_study` leaves it before the page is made."""
-    plan = made_plan(inits=("random", "moco", "simclr"), modes=("knn", "linear", "finetune"), **changes)
+    plan = made_plan(**{"modes": ("knn", "linear", "finetune"), **changes})
     fits, patient = made_fits(plan)
     write_summary(folder, summarise(plan, fits, patient))
     rng = np.random.default_rng(1)
-    label = np.arange(240) % 2
-    embeddings = {name: rng.normal(size=(240, 8)) + skill * label[:, None] for name, skill in zip(plan.inits, (0.3, 1.5, 0.9), strict=True)}
-    train, test = np.arange(160), np.arange(160, 240)
+    label = np.arange(400) % 2
+    embeddings = {
+        name: rng.normal(size=(400, 8)) + skill * label[:, None] for name, skill in zip(plan.inits, (0.3, 1.5, 0.9), strict=False)
+    }
+    train, test = np.arange(160), np.arange(160, 400)
     sheet = neighbour_sheet(embeddings, train, test, label)
-    rows, columns = np.mgrid[:90, :70]
-    shown = [int(row) for row in sheet["label"]]
-    pictures = {row: np.exp(-((rows - 45 - row % 9) ** 2 + (columns - 35) ** 2) / (300.0 + 500 * label[row])) for row in shown}
-    for row, picture in pictures.items():
-        put_picture(sheet, row, picture)
+    for row in map(int, sheet["label"]):
+        put_picture(sheet, row, _picture(row, label))
+    closeup = look_closer(plan, fits, patient, made_groupings(group_name)) | {"side": 72, "pictures": {}}
+    for found in closeup["hardest"]:
+        put_picture(closeup, found["case"], _picture(found["case"], label[test]))
+    write_json(folder / CLOSEUP, closeup)
     write_json(folder / MAP, embedding_map(embeddings, train, test, label[test]))
     write_json(folder / NEIGHBOURS, sheet)
     write_json(folder / FACTS, _facts(plan, title, transductive))

@@ -1,10 +1,10 @@
-"""What a study writes beside its numbers: `study.json`, the embedding map and the sheet of neighbours."""
+"""What a study writes beside its numbers: `study.json`, the embedding map, the sheet of neighbours, the close-up."""
 
 from __future__ import annotations
 
 import base64
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import medcl
+from medcl.evaluation.closeup import look_closer
+from medcl.evaluation.fits import Fit
 from medcl.evaluation.knn import nearest
 from medcl.evaluation.linear import STRENGTHS, principal_components
 from medcl.evaluation.settings import ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask, StudyConfig, WeightsConfig
 from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
+from medcl.evaluation.subgroups import groupings_of
 from medcl.foundation.files import hash_of_folder
 from medcl.foundation.geometry import rows_and_columns
 from medcl.store.volume_store import VolumeStore
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 FACTS = "study.json"
 MAP = "embedding_map.json"
 NEIGHBOURS = "neighbours.json"
+CLOSEUP = "closeup.json"
 THUMBNAIL = 72
 _LIBRARIES = ("torch", "numpy", "scipy", "monai")
 
@@ -74,10 +78,24 @@ def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, ro
     rows: the store's row of every case.
     """
     for case in sheet["label"]:
-        row = int(rows[int(case)])
-        view = maker.render(store, row, maker.whole(store.shape(row), store.affine(row)))
-        picture = rows_and_columns(view) if maker.flat else view[:, :, view.shape[2] // 2].T[::-1]
-        put_picture(sheet, int(case), picture)
+        put_picture(sheet, int(case), _picture(store, maker, int(rows[int(case)])))
+
+
+def _picture(store: VolumeStore, maker: ViewMaker, row: int) -> np.ndarray:
+    view = maker.render(store, row, maker.whole(store.shape(row), store.affine(row)))
+    return rows_and_columns(view) if maker.flat else view[:, :, view.shape[2] // 2].T[::-1]
+
+
+def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
+    """What `closeup.json` holds: see `look_closer`; with small pictures of the hardest cases, and no key of any of them."""
+    first, test = study.inits[0], study.draws.test
+    rows = study.cases.rows_of(first.store)
+    groupings = groupings_of(first.store, rows[test], getattr(study.config.task, "label", ""))
+    content = look_closer(study.plan, fits, study.patients, groupings)
+    sheet: dict[str, Any] = {"side": THUMBNAIL, "pictures": {}}
+    for found in content.get("hardest", ()):
+        put_picture(sheet, found["case"], _picture(first.store, first.maker, int(rows[test[found["case"]]])))
+    return content | sheet if content else {}
 
 
 def put_picture(sheet: dict[str, Any], case: int, picture: np.ndarray) -> None:

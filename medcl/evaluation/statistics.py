@@ -2,7 +2,8 @@
 
 Two things vary: which patients the test set happens to hold, and which patients happened to be labelled. Patients are
 resampled whole, the same for every fit, so differences between initialisations are paired. Draws are few (five), so
-what they add is widened as Student's t demands. An image-level bootstrap would be too narrow by far.
+what they add is widened as Student's t demands. An image-level bootstrap would be too narrow by far. How often all this
+holds what it promises is measured: reports/statistics/calibration.md.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ class Resamples:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over draws. values: (draws,) one number per fit; replicates: (resamples,) what it might have been."""
+    """A mean over draws. values: (draws,) one number per fit; replicates: (resamples,) what it might have been.
+
+    by_draw, by_chance: the parts of the replicates, where they are known: (draws, resamples) how far resampled patients move
+    each draw's number, and (resamples,) how far other draws might have moved the mean.
+    """
 
     values: np.ndarray
     replicates: np.ndarray
+    by_draw: np.ndarray | None = None
+    by_chance: np.ndarray | None = None
 
     @property
     def mean(self) -> float:
@@ -76,15 +83,21 @@ def score_once(outcome: Outcome, num_cases: int) -> dict[str, float]:
 def estimate(values: np.ndarray, over_patients: np.ndarray, resamples: Resamples) -> Estimate:
     """Combine what patients and draws contribute. values: (draws,); over_patients: (draws, resamples).
 
-    A replicate is the mean over the draws on resampled patients, plus how far a resampled set of draws lies from all
-    draws. The second part is multiplied by sqrt(draws / chi2), chi2 with draws - 1 degrees of freedom: that makes its
-    spread Student's t of so few draws (a bootstrap of five would be 11% too narrow, and its tails too thin). Replicates
+    A replicate is the mean over the draws on resampled patients, plus how far another set of draws might lie from this
+    one: their deviations, each times a normal number, times sqrt(draws / chi2) with draws - 1 degrees of freedom. That is
+    Student's t of so few draws (a bootstrap of five would be 11% too narrow, and its tails too thin). What patients do to
+    each draw alone is left out of the first part, for the spread over draws holds it (see `_shared`). Replicates
     are moved to have the estimate in their middle: resampled patients make a calibration error look worse than it is.
     """
-    replicates = np.mean(over_patients, axis=0)
-    known = replicates[~np.isnan(replicates)]
-    bias = np.mean(known) - np.mean(values) if len(known) else 0.0
-    return Estimate(np.asarray(values, dtype=np.float64), replicates - bias + _draw_part(values, resamples))
+    values = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(over_patients).any(0)
+    centre = np.mean(over_patients[:, known], axis=1, keepdims=True) if known.any() else values[:, None]
+    by_draw = over_patients - centre
+    return _joined(values, by_draw, _draw_part(values, resamples))
+
+
+def _joined(values: np.ndarray, by_draw: np.ndarray, by_chance: np.ndarray) -> Estimate:
+    return Estimate(values, np.mean(values) + _shared(by_draw) * by_draw.mean(0) + by_chance, by_draw, by_chance)
 
 
 def _draw_part(values: np.ndarray, resamples: Resamples) -> np.ndarray:
@@ -92,14 +105,31 @@ def _draw_part(values: np.ndarray, resamples: Resamples) -> np.ndarray:
     if draws < 2:
         return np.zeros(len(resamples))
     random = generator(resamples.seed, "bootstrap draws", draws)
-    picked = random.integers(0, draws, size=(len(resamples), draws))
-    deviation = np.asarray(values)[picked].mean(1) - np.mean(values)
+    deviation = random.normal(size=(len(resamples), draws)) @ (values - np.mean(values)) / draws
     return deviation * np.sqrt(draws / random.chisquare(draws - 1, size=len(resamples)))
+
+
+def _shared(by_draw: np.ndarray) -> float:
+    """What of the standard deviation of the mean over draws all draws have in common. by_draw: (draws, resamples).
+
+    Each fit errs on the test patients in its own way as well, which moves the draws apart: the spread over draws holds
+    it, and a sum of both would count it twice. The covariance between draws is what the spread over draws cannot show.
+    """
+    draws = len(by_draw)
+    known = by_draw[:, ~np.isnan(by_draw).any(0)]
+    if draws < 2 or known.shape[1] < 2:
+        return 1.0
+    covariance = np.cov(known)
+    between = (covariance.sum() - np.trace(covariance)) / (draws * (draws - 1))
+    return float(np.sqrt(np.clip(between / covariance.mean(), 0.0, 1.0))) if covariance.mean() > 0 else 1.0
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:
     """one - other, draw by draw and replicate by replicate: the pairing takes out what both share."""
-    return Estimate(one.values - other.values, one.replicates - other.replicates)
+    values = one.values - other.values
+    if one.by_draw is None or other.by_draw is None or one.by_chance is None or other.by_chance is None:
+        return Estimate(values, one.replicates - other.replicates)
+    return _joined(values, one.by_draw - other.by_draw, one.by_chance - other.by_chance)
 
 
 def quantiles(replicates: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -117,8 +147,8 @@ def permutation_p(ones: list[Outcome], others: list[Outcome], patient: np.ndarra
 
     ones, others: one outcome per draw for the same test cases. If the two initialisations were alike, their
     predictions for a patient could change places: each permutation exchanges them for a random half of the patients,
-    in all draws alike, on ranks where only the order counts (Bandos, Rockette, Gur 2005). What the draws add is
-    the random sign-flip of each draw's deviation from the mean difference, widened as in `estimate`.
+    in all draws alike, on ranks where only the order counts (Bandos, Rockette, Gur 2005). What the draws add, and
+    what of the exchange they share, is as in `estimate`.
     """
     keys, code = np.unique(patient, return_inverse=True)
     swap = generator(seed, "permutation patients").random((resamples, len(keys)))[:, code] < 0.5
@@ -141,11 +171,11 @@ def _exchange(one: Outcome, other: Outcome, weights: np.ndarray) -> dict[str, np
 def _p_value(differences: np.ndarray, seed: int) -> float:
     """differences: (draws, 1 + permutations), the observed one first."""
     draws, observed = len(differences), differences[:, 0]
-    null = np.mean(differences[:, 1:], axis=0)
+    null = np.mean(differences[:, 1:], axis=0) * _shared(differences[:, 1:])
     if draws > 1:
         random = generator(seed, "permutation draws", draws)
-        signs = random.choice([-1.0, 1.0], size=(len(null), draws))
-        null = null + (signs @ (observed - observed.mean())) / draws * np.sqrt(draws / random.chisquare(draws - 1, size=len(null)))
+        deviation = random.normal(size=(len(null), draws)) @ (observed - observed.mean()) / draws
+        null = null + deviation * np.sqrt(draws / random.chisquare(draws - 1, size=len(null)))
     null = null[~np.isnan(null)]
     if np.isnan(observed).any() or not len(null):
         return float("nan")

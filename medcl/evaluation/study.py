@@ -77,7 +77,7 @@ def _conclude(study: OpenStudy, fits: list[Fit], before_card: Callable[[Path], o
     out = study.out
     summary = summarise(study.plan, fits, study.patients, study.progress)
     write_summary(out, summary)
-    study.write_facts()
+    study.write_facts(fits)
     if before_card is not None:
         before_card(out)
     study.write_card(len(fits))
@@ -313,9 +313,10 @@ class OpenStudy:
 
     # The folder
 
-    def write_facts(self) -> None:
+    def write_facts(self, fits: Sequence[Fit]) -> None:
         """Everything the page says beside the numbers."""
         write_json(self.out / pages.FACTS, pages.study_facts(self))
+        write_json(self.out / pages.CLOSEUP, pages.study_closeup(self, fits))
         if isinstance(self.config.task, ClassificationTask) and {"knn", "linear"} & set(self.config.modes):
             shown = {init.name: self.embeddings(init) for init in self.inits if init.kind != "pixels"}
             label = self.cases.cases.label

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medcl.evaluation import statistics
+from medcl.evaluation import delong, statistics
 from medcl.evaluation.fits import Fit
-from medcl.evaluation.scores import CHANCE, LOWER_IS_BETTER, bounds
+from medcl.evaluation.learning_curve import Law, NoLaw, fit_law
+from medcl.evaluation.scores import CHANCE, LOWER_IS_BETTER, Predictions, bounds
 from medcl.evaluation.statistics import Estimate, Resamples, Saving
 from medcl.foundation.files import safe_csv_cell, write_json, write_text
 from medcl.foundation.progress import Progress, Silent
@@ -22,6 +23,8 @@ from medcl.foundation.progress import Progress, Silent
 RESULTS = "results.csv"
 SUMMARY = "summary.csv"
 HEADLINE = "headline.json"
+LAWS = "learning_curves.json"
+DELONG = "delong"
 NOT_REACHED = "not reached"
 MODE_WORDS = {
     "knn": "nearest neighbours",
@@ -30,6 +33,7 @@ MODE_WORDS = {
     "distill": "fine-tuning, then distillation",
     "frozen": "frozen encoder",
 }
+FULLEST_FIRST = ("finetune", "distill", "frozen", "linear", "knn")
 
 Group = tuple[str, str, float]
 
@@ -55,16 +59,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """All that was concluded."""
+    """All that was concluded. laws: the fitted learning curves, one for each mode and initialisation, or why there is none."""
 
     results: pd.DataFrame
     summary: pd.DataFrame
     headline: dict[str, Any]
+    laws: list[dict[str, Any]]
 
 
 def summarise(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarray], progress: Progress | None = None) -> Summary:
     """Conclude from the fits. patients: mode -> keys (test cases,), in the order of the outcomes of that mode's fits."""
-    groups = _grouped(plan, fits)
+    groups = grouped(plan, fits)
     resamples = {mode: statistics.resample_patients(patient, plan.resamples, plan.seed) for mode, patient in patients.items()}
     estimates: dict[Group, dict[str, Estimate]] = {}
     p_values: dict[Group, dict[str, float]] = {}
@@ -73,14 +78,15 @@ def summarise(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarray
         p_values[group] = _p_values(plan, groups, group, patients[group[1]])
     summary = _summary_table(plan, estimates, p_values)
     headline = _retrieval_headline(plan, groups, estimates) if plan.task == "retrieval" else _headline(plan, estimates)
-    return Summary(_results_table(plan, fits), summary, headline)
+    return Summary(_results_table(plan, fits), summary, headline, _laws(plan, groups, estimates))
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write the three files, each whole."""
+    """Write the four files, each whole."""
     write_text(folder / RESULTS, _csv(summary.results))
     write_text(folder / SUMMARY, _csv(summary.summary))
     write_json(folder / HEADLINE, summary.headline)
+    write_json(folder / LAWS, summary.laws)
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -91,7 +97,8 @@ def _csv(table: pd.DataFrame) -> str:
     return safe.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _grouped(plan: Plan, fits: Iterable[Fit]) -> dict[Group, list[Fit]]:
+def grouped(plan: Plan, fits: Iterable[Fit]) -> dict[Group, list[Fit]]:
+    """The fits of each (init, mode, fraction) by draw, in the order of the plan."""
     found: dict[Group, list[Fit]] = {}
     for fit in fits:
         found.setdefault((fit.key.init, fit.key.mode, fit.key.fraction), []).append(fit)
@@ -114,7 +121,36 @@ def _p_values(plan: Plan, groups: Mapping[Group, list[Fit]], group: Group, patie
     if init == plan.reference or others is None or len(others) != len(groups[group]):
         return {}
     pair = [fit.outcome for fit in groups[group]], [fit.outcome for fit in others]
-    return statistics.permutation_p(*pair, patient, plan.resamples, plan.seed)
+    return statistics.permutation_p(*pair, patient, plan.resamples, plan.seed) | _delong_p(*pair, patient)
+
+
+def _delong_p(ones: Sequence[Any], others: Sequence[Any], patient: np.ndarray) -> dict[str, float]:
+    """DeLong's p value of the AUROC as `delong`, where the test is valid; else nothing."""
+    one, other = ones[0], others[0]
+    if not isinstance(one, Predictions) or not delong.applies(one.probabilities, patient, len(ones)):
+        return {}
+    if min(np.bincount(one.label, minlength=2)) < 2:
+        return {}
+    return {DELONG: delong.compare_aurocs(one.probabilities[:, 1], other.probabilities[:, 1], one.label == 1).p_value}
+
+
+def _laws(plan: Plan, groups: Mapping[Group, list[Fit]], estimates: Mapping[Group, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+    """The learning curve of every initialisation and mode that learned from several fractions."""
+    found = []
+    lower = plan.metric in LOWER_IS_BETTER
+    for mode in plan.modes:
+        for init in plan.inits:
+            own = [group for group in estimates if group[:2] == (init, mode)]
+            if len(own) > 1:
+                patients = np.array([np.mean([fit.num_patients for fit in groups[group]]) for group in own])
+                law = fit_law(patients, [estimates[group][plan.metric] for group in own], 0.0 if lower else 1.0, not lower)
+                found.append({"init": init, "mode": mode, **_content_of_law(law)})
+    return found
+
+
+def _content_of_law(law: Law | NoLaw) -> dict[str, Any]:
+    content = {name: np.round(value, 6).tolist() if isinstance(value, np.ndarray) else value for name, value in vars(law).items()}
+    return {"refused": content["reason"]} if isinstance(law, NoLaw) else content
 
 
 def _results_table(plan: Plan, fits: Sequence[Fit]) -> pd.DataFrame:
@@ -143,8 +179,10 @@ def _summary_table(
                 apart = statistics.difference(found, reference[metric])
                 apart_low, apart_high = apart.interval()
                 row |= {"difference": apart.mean, "difference_low": apart_low, "difference_high": apart_high}
-            p_value = p_values[init, mode, fraction].get(metric, math.nan)
-            rows.append({**row, "p_value": math.nan, "p_value_uncorrected": p_value, "draws": len(found.values)})
+            own = p_values[init, mode, fraction]
+            p_value, delong_p = own.get(metric, math.nan), own.get(DELONG, math.nan) if metric == "auroc" else math.nan
+            row |= {"p_value": math.nan, "p_value_uncorrected": p_value, "p_value_delong": delong_p}
+            rows.append({**row, "draws": len(found.values)})
     table = pd.DataFrame(rows)
     for _, part in table.groupby("metric", sort=False):
         table.loc[part.index, "p_value"] = statistics.holm(part["p_value_uncorrected"].to_numpy())
@@ -190,7 +228,7 @@ def _retrieval_headline(plan: Plan, groups: Mapping[Group, list[Fit]], estimates
 
 def _target_group(plan: Plan, estimates: Mapping[Group, Any]) -> Group | None:
     """The reference with all labels, trained in the fullest mode there is: what pretraining has to match."""
-    for mode in ("finetune", "frozen", "linear", "knn"):
+    for mode in FULLEST_FIRST:
         fractions = [fraction for init, own, fraction in estimates if init == plan.reference and own == mode]
         if fractions:
             return plan.reference, mode, max(fractions)

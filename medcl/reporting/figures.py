@@ -1,4 +1,4 @@
-"""Figures for people: drawn once, written as PNG for slides and as SVG that follows the page's light or dark colours."""
+"""Figures for people: drawn once, written as PNG, SVG and PDF, and put into the page as SVG that follows its light or dark colours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ _POINTS_MAPPED = 1500
 
 @dataclass(frozen=True)
 class Curve:
-    """One initialisation's learning curve. fractions ascending; dots: (fraction, value) of every draw."""
+    """One initialisation's learning curve. fractions ascending; dots: (fraction, value) of every draw.
+
+    law: the fitted curve as fractions, line, low and high, where there is one.
+    """
 
     name: str
     colour: str
@@ -54,6 +57,7 @@ class Curve:
     high: Sequence[float]
     dots: Sequence[tuple[float, float]] = ()
     floor: bool = False
+    law: tuple[Sequence[float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,12 @@ class CurvePanel:
 
 
 def colour_of(place: int) -> str:
-    """Colour of the n-th series; 0 is the reference."""
+    """Colour of the n-th series; 0 is the reference's grey."""
     return SERIES[place] if place < len(SERIES) else SERIES[1 + (place - 1) % (len(SERIES) - 1)]
 
 
 def draw_curves(panel: CurvePanel) -> Figure:
-    """A label-efficiency figure: means as lines, 95% intervals as bands, every draw as a dot."""
+    """A label-efficiency figure: means with 95% intervals, every draw as a dot; the fitted law with its band, else lines between means."""
     with _figure(3.75, 3.1) as (figure, axes):
         axes.set_xscale("log")
         axes.set_ylim(*panel.limits)
@@ -98,12 +102,16 @@ def draw_curves(panel: CurvePanel) -> Figure:
 
 def _draw_curve(axes: Axes, curve: Curve, place: float) -> None:
     style = "--" if curve.floor else "-"
-    axes.fill_between(curve.fractions, curve.low, curve.high, color=curve.colour, alpha=0.14, linewidth=0, zorder=2)
-    axes.plot(curve.fractions, curve.mean, color=curve.colour, linewidth=2, zorder=4, linestyle=style)
-    axes.plot(curve.fractions, curve.mean, "o", color=curve.colour, markersize=5, markeredgecolor=PAPER, markeredgewidth=1, zorder=5)
+    where, line, low, high = curve.law or (curve.fractions, curve.mean, curve.low, curve.high)
+    axes.fill_between(where, low, high, color=curve.colour, alpha=0.14, linewidth=0, zorder=2)
+    axes.plot(where, line, color=curve.colour, linewidth=2, zorder=4, linestyle=style)
+    beside = np.array(curve.fractions) * (1.045**place if curve.law else 1.0)
+    if curve.law:
+        axes.vlines(beside, curve.low, curve.high, color=curve.colour, linewidth=1, alpha=0.7, zorder=3.5)
+    axes.plot(beside, curve.mean, "o", color=curve.colour, markersize=5, markeredgecolor=PAPER, markeredgewidth=1, zorder=5)
     if curve.dots:
-        where, value = np.array(curve.dots).T
-        axes.plot(where * 1.045**place, value, "o", color=curve.colour, markersize=2.6, alpha=0.55, markeredgewidth=0, zorder=3)
+        at, value = np.array(curve.dots).T
+        axes.plot(at * 1.045**place, value, "o", color=curve.colour, markersize=2.6, alpha=0.55, markeredgewidth=0, zorder=3)
 
 
 def _draw_meeting(axes: Axes, fraction: float, target: float, bottom: float, colour: str) -> None:
@@ -111,18 +119,34 @@ def _draw_meeting(axes: Axes, fraction: float, target: float, bottom: float, col
     axes.plot([fraction], [target], "D", color=PAPER, markeredgecolor=colour, markersize=6, markeredgewidth=1.6, zorder=6)
 
 
-def draw_map(x: Sequence[float], y: Sequence[float], label: Sequence[int], explained: Sequence[float]) -> Figure:
-    """Embeddings on their two leading principal components, coloured by class."""
-    places, classes = np.stack([x, y])[:, :_POINTS_MAPPED], np.asarray(label)[:_POINTS_MAPPED]
+def draw_map(x: Sequence[float], y: Sequence[float], group: Sequence[int], explained: Sequence[float]) -> Figure:
+    """Embeddings on their two leading principal components, coloured by group; -1, of which it is not known, is grey."""
+    places, groups = np.stack([x, y])[:, :_POINTS_MAPPED], np.asarray(group)[:_POINTS_MAPPED]
     with _figure(2.9, 2.8) as (figure, axes):
-        for own in np.unique(classes):
-            axes.plot(*places[:, classes == own], "o", color=colour_of(1 + int(own)), markersize=3.6, alpha=0.6, markeredgewidth=0)
+        for own in np.unique(groups):
+            axes.plot(*places[:, groups == own], "o", color=colour_of(1 + int(own)), markersize=3.6, alpha=0.6, markeredgewidth=0)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel(f"first component ({explained[0]:.0%} of the variance)")
         axes.set_ylabel(f"second ({explained[1]:.0%})")
         for side in ("left", "bottom"):
             axes.spines[side].set_color(GRID)
+    return figure
+
+
+def draw_reliability(bins: Sequence[Mapping[str, float]], colour: str, words: tuple[str, str]) -> Figure:
+    """What was said against what happened, with intervals; the diagonal is where both agree. words: of the two axes."""
+    said, happened, low, high = (np.array([own[name] for own in bins]) for name in ("said", "happened", "low", "high"))
+    with _figure(2.7, 2.75) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
+        axes.vlines(said, low, high, color=colour, linewidth=1.2, alpha=0.7, zorder=2)
+        axes.plot(said, happened, color=colour, linewidth=1.6, zorder=3)
+        axes.plot(said, happened, "o", color=colour, markersize=4.6, markeredgecolor=PAPER, markeredgewidth=0.9, zorder=4)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=words[0], ylabel=words[1], aspect="equal")
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.spines["left"].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.8)
     return figure
 
 
@@ -169,12 +193,21 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """A PNG for slides; the same figure gives the same bytes."""
+def write_figure(figure: Figure, stem: Path) -> None:
+    """`stem.png` for slides, `stem.svg` and `stem.pdf` for papers; the same figure gives the same bytes."""
     import matplotlib as mpl
 
+    undated: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     with mpl.rc_context(_STYLE):
-        write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=200, metadata={"Software": None}))
+        for form, metadata in undated.items():
+            path = stem.with_name(f"{stem.name}.{form}")
+            write_whole(
+                path, lambda partial, form=form, metadata=metadata: figure.savefig(partial, format=form, dpi=200, metadata=metadata)
+            )
 
 
 def to_svg(figure: Figure, words: str) -> str:

@@ -15,7 +15,8 @@ from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, read_card, write_text
 from medcl.foundation.pages import render_page
 from medcl.reporting import read_runs, read_study
-from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, draw_map, picture_uri, to_svg, write_png
+from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, draw_map, picture_uri, to_svg, write_figure
+from medcl.reporting.read_closeup import closeup_content, grouped_maps, reliability_figures
 from medcl.reporting.read_runs import FIGURE_WORDS, Run
 from medcl.reporting.read_study import METRIC_WORDS, Study
 
@@ -23,12 +24,16 @@ PAGE = "page.html"
 
 
 def write_study_page(folder: Path) -> Path:
-    """Write `figures/*.png` and `page.html` into a STUDY folder; returns the page's path. The card need not be there yet."""
+    """Write `figures/` (PNG, SVG, PDF) and `page.html` into a STUDY folder; returns the page's path. The card need not be there yet."""
     study = read_study.read_study(Path(folder))
+    figures = study.folder / "figures"
     for mode, panel in read_study.curve_panels(study).items():
-        write_png(draw_curves(panel), study.folder / "figures" / f"label_efficiency_{mode}.png")
+        write_figure(draw_curves(panel), figures / f"label_efficiency_{mode}")
     for name, points in (study.map or {"inits": {}})["inits"].items():
-        write_png(_map_of(study, points), study.folder / "figures" / f"embedding_map_{name}.png")
+        write_figure(_map_of(study, points), figures / f"embedding_map_{name}")
+    for point in study.closeup.get("points", ())[-1:]:
+        for name, figure in reliability_figures(study, point).items():
+            write_figure(figure, figures / f"reliability_{name}")
     page = study.folder / PAGE
     write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
     return page
@@ -70,6 +75,11 @@ def _study_content(study: Study) -> dict[str, Any]:
         "modes": [MODE_WORDS.get(mode, mode) for mode in study.modes],
         "savings": [{**row, "colour": css_colour(row["colour"])} for row in read_study.savings(study)],
         "comparison": [{**row, "colour": css_colour(row["colour"])} for row in compared],
+        "delong": any(row["delong"] for row in compared),
+        "laws": [{**row, "colour": css_colour(row["colour"])} for row in read_study.laws(study)],
+        "fitted": any("line" in law for law in study.laws),
+        "closeup": closeup_content(study),
+        "grouped_maps": grouped_maps(study),
         "cases_differ": any(row["cases"] != row["patients"] for row in compared),
         "retrieval": [{**row, "colour": css_colour(row["colour"])} for row in read_study.retrieval(study)],
         "recall_at": read_study.RECALL_AT,
@@ -173,26 +183,29 @@ _INIT_WORDS = {
 
 def _runs_content(runs: Sequence[Run]) -> dict[str, Any]:
     colours = {run.name: colour_of(1 + place) for place, run in enumerate(runs)}
-    panels = []
-    for figure in read_runs.figures_of(runs):
-        lines = {run.name: run.series(figure) for run in runs if run.series(figure)[0]}
-        if lines:
-            words = FIGURE_WORDS.get(figure, figure.replace("/", ": ").replace("_", " "))
-            panels.append({"name": words, "svg": to_svg(draw_lines(lines, colours), f"{words} over the steps")})
+    panels = {section: [_run_panel(runs, name, colours) for name in names] for section, names in read_runs.sections_of(runs).items()}
     rows = [read_runs.overview(run) for run in runs]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name) for row in rows)]
     table = [
-        {"name": run.name, "colour": css_colour(colours[run.name]), "cells": [row[name] for name in columns]}
+        {"name": run.name, "colour": css_colour(colours[run.name]), "cells": [row.get(name, "") for name in columns]}
         for run, row in zip(runs, rows, strict=True)
     ]
     settings = [{"name": run.name, "yaml": yaml.safe_dump(read_runs.shown_config(run), sort_keys=False)} for run in runs]
     return {
+        "headline": read_runs.headline_of(runs),
         "columns": columns,
         "table": table,
         "panels": panels,
         "settings": settings,
         "unfinished": [run.name for run in runs if not (run.folder / CARD).is_file()],
+        "collapsed": [run.name for run in runs if any(record.get("collapse/collapsed") for record in run.records)],
     }
+
+
+def _run_panel(runs: Sequence[Run], figure: str, colours: Mapping[str, str]) -> dict[str, str]:
+    lines = {run.name: run.series(figure) for run in runs if run.series(figure)[0]}
+    words = FIGURE_WORDS.get(figure, figure.replace("/", ": ").replace("_", " "))
+    return {"name": words, "svg": to_svg(draw_lines(lines, colours), f"{words} over the steps")}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -21,9 +21,21 @@ FIGURE_WORDS = {
     "collapse/effective_rank": "effective rank of the embedding",
     "collapse/first_direction_share": "share of the first direction",
     "collapse/uniformity": "uniformity (lower: more even)",
+    "probe/balanced_accuracy": "nearest neighbours: balanced accuracy",
+    "items_per_s": "items per second",
+    "waiting_share": "share of the time spent waiting for data",
+    "memory_gib": "memory, GiB",
+    "gpu_memory_gib": "GPU memory, GiB",
+    "alignment": "squared distance of a pair",
+    "grad_norm": "gradient norm",
+    "lr": "learning rate",
+    "negatives/hardest_similarity": "similarity of the hardest negative",
+    "negatives/suspected_false": "share of suspected false negatives",
+    "teacher/distance": "distance of the teacher",
 }
-_COST = ("items_per_s", "waiting_share", "gpu_memory_gib")
-_NOT_SHOWN = {"step", "lr", "collapse/collapsed", *_COST}
+COST = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib")
+_SECTIONS = {"losses": ("loss",), "probes": ("probe/",), "collapse": ("collapse/",), "cost": COST}
+_NOT_SHOWN = {"step", "collapse/collapsed", "leak"}
 
 
 @dataclass(frozen=True)
@@ -58,34 +70,61 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     return Run(name or folder.resolve().name, folder, read_yaml(folder / "config.yaml"), read_metrics(folder / METRICS), *cards)
 
 
-def figures_of(runs: Sequence[Run]) -> list[str]:
-    """Names of what the runs logged, the loss first, then collapse figures, then probes, then the method's own."""
-    names = {name for run in runs for record in run.records for name in record} - _NOT_SHOWN
-    groups = ("loss", "probe/", "collapse/")
-    return sorted(
-        names, key=lambda name: (next((place for place, start in enumerate(groups) if name.startswith(start)), len(groups)), name)
-    )
+def sections_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What the runs logged at more than one step, by section: losses, probes, collapse, cost, and `more` for each method's own."""
+    names = sorted({name for run in runs for record in run.records for name in record} - _NOT_SHOWN)
+    found: dict[str, list[str]] = {section: [] for section in (*_SECTIONS, "more")}
+    for name in names:
+        if any(len(run.series(name)[0]) > 1 for run in runs):
+            section = next((own for own, starts in _SECTIONS.items() if name in starts or name.startswith(_folders(starts))), "more")
+            found[section].append(name)
+    return found
+
+
+def _folders(starts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(start for start in starts if start.endswith("/"))
+
+
+def headline_of(runs: Sequence[Run]) -> str:
+    """One plain sentence. Who is ahead is said only where all were trained on one store and probed with one label."""
+    if len(runs) == 1:
+        seconds = _seconds(runs[0])
+        done = f"{runs[0].steps_done:,} steps" + (f" in {_words_of(seconds)}" if seconds else "")
+        return f"{runs[0].name}: {runs[0].config.get('method', {}).get('name', 'pretraining')}, {done}"
+    probes = set.intersection(*(set(_probes(run)) for run in runs))
+    alike = len({(str(run.config.get("store")), str(run.config.get("probe_label"))) for run in runs}) == 1
+    if not probes or not alike:
+        return f"{len(runs)} pretraining runs side by side"
+    name = min(probes)
+    words = FIGURE_WORDS.get(name, name.removeprefix("probe/").replace("_", " "))
+    (best, ahead), (second, _), *_ = sorted(((run.series(name)[1][-1], run.name) for run in runs), reverse=True)
+    others = f"{len(runs) - 1} other{'s' if len(runs) > 2 else ''}"
+    return f"{ahead} ends ahead of {others} by its probe ({words} {best:.3f}, then {second:.3f})"
 
 
 def overview(run: Run) -> dict[str, str]:
     """What the comparison table says of a run: words by column."""
     method, encoder, training = (run.config.get(part, {}) for part in ("method", "encoder", "training"))
     size = "×".join(str(length) for length in run.config.get("views", {}).get("size", ()))
-    rate = run.series("items_per_s")[1]
+    seconds, items = _seconds(run), run.steps_done * training.get("world_batch", 0)
     waiting = run.series("waiting_share")[1]
-    memory = run.series("gpu_memory_gib")[1]
+    memory, on_gpu = run.series("memory_gib")[1], run.series("gpu_memory_gib")[1]
     return {
         "method": str(method.get("name", "")),
         "encoder": f"{encoder.get('name', '')} {encoder.get('depth', '')} {encoder.get('spatial_dims', '')}D",
         "views": f"{Path(str(run.config.get('views', {}).get('policy', ''))).stem} {size}",
         "steps": f"{run.steps_done:,} of {training.get('num_steps', 0):,}",
         "batch": str(training.get("world_batch", "")),
-        "time": _time(run, rate),
-        "items per s": f"{sum(rate) / len(rate):,.0f}" if rate else "",
+        "scans seen": f"{items:,}" if items else "",
+        "time": _words_of(seconds) if seconds else "",
+        "items per s": f"{items / seconds:,.0f}" if seconds else "",
         "waiting": f"{sum(waiting) / len(waiting):.0%}" if waiting else "",
-        "GPU memory": f"{max(memory):.1f} GiB" if memory else "",
+        "memory": f"{max(memory):.1f} GiB" if memory else "",
+        "GPU memory": f"{max(on_gpu):.1f} GiB" if on_gpu else "",
         "last loss": f"{run.series('loss')[1][-1]:.3f}" if run.series("loss")[1] else "",
+        **{FIGURE_WORDS.get(name, name.removeprefix("probe/")): _last(run, name) for name in _probes(run)},
         "collapse": "named collapsed" if any(record.get("collapse/collapsed") for record in run.records) else "none seen",
+        "leak between items": f"{run.series('leak')[1][0]:.1%}" if run.series("leak")[1] else "",
         "weights": str(run.backbone.get("files", {}).get("weights.safetensors", ""))[:12],
     }
 
@@ -96,10 +135,26 @@ def shown_config(run: Run) -> dict[str, Any]:
     return {**run.config, **paths}
 
 
-def _time(run: Run, rate: Sequence[float]) -> str:
-    """Training time from the rate: what was logged holds no clock."""
-    batch = run.config.get("training", {}).get("world_batch", 0)
-    if not rate:
+def _probes(run: Run) -> list[str]:
+    names = {name for record in run.records for name in record if name.startswith("probe/")}
+    return sorted(name for name in names if run.series(name)[1])
+
+
+def _last(run: Run, figure: str) -> str:
+    """The last value of a figure, and the best where that was another step's."""
+    steps, values = run.series(figure)
+    if not values:
         return ""
-    seconds = run.steps_done * batch / (sum(rate) / len(rate))
+    best = max(range(len(values)), key=values.__getitem__)
+    return f"{values[-1]:.3f}" + (f" (best {values[best]:.3f} at step {steps[best]:,})" if values[best] > values[-1] else "")
+
+
+def _seconds(run: Run) -> float:
+    """Training time from the rates: what was logged holds no clock. Each rate is that of the steps since the last one."""
+    steps, rates = run.series("items_per_s")
+    batch = run.config.get("training", {}).get("world_batch", 0)
+    return sum((step - before) * batch / rate for before, step, rate in zip([0, *steps], steps, rates, strict=False) if rate > 0)
+
+
+def _words_of(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -6,16 +6,16 @@ import base64
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medcl.evaluation.facts import FACTS, MAP, NEIGHBOURS
+from medcl.evaluation.facts import CLOSEUP, FACTS, MAP, NEIGHBOURS
 from medcl.evaluation.scores import LOWER_IS_BETTER
-from medcl.evaluation.summary import HEADLINE, MODE_WORDS, RESULTS, SUMMARY, percent
+from medcl.evaluation.summary import HEADLINE, LAWS, MODE_WORDS, RESULTS, SUMMARY, percent
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import read_json
 from medcl.reporting.figures import FLOOR, Curve, CurvePanel, colour_of
@@ -44,7 +44,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """Everything a page shows. facts: see medcl.evaluation.facts; results, summary: rows of the tables, numbers as floats."""
+    """Everything a page shows. facts: see medcl.evaluation.facts; results, summary: rows of the tables, numbers as floats.
+
+    map, neighbours, closeup, laws: None or empty where the study has none, or was made before they were.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
@@ -53,6 +56,8 @@ class Study:
     headline: Mapping[str, Any]
     map: Mapping[str, Any] | None
     neighbours: Mapping[str, Any] | None
+    closeup: Mapping[str, Any]
+    laws: Sequence[Mapping[str, Any]]
 
     @property
     def title(self) -> str:
@@ -82,9 +87,11 @@ def read_study(folder: Path) -> Study:
     folder = Path(folder)
     if not (folder / FACTS).is_file():
         raise UserError(f"{folder}: not a STUDY folder (no {FACTS}); run `medcl evaluate` again, it goes on where it stopped")
-    shown, near = (read_json(folder / name) if (folder / name).is_file() else None for name in (MAP, NEIGHBOURS))
+    shown, near, closeup, laws = (
+        read_json(folder / name) if (folder / name).is_file() else None for name in (MAP, NEIGHBOURS, CLOSEUP, LAWS)
+    )
     facts, headline = read_json(folder / FACTS), read_json(folder / HEADLINE)
-    return Study(folder, facts, _rows(folder / RESULTS), _rows(folder / SUMMARY), headline, shown, near)
+    return Study(folder, facts, _rows(folder / RESULTS), _rows(folder / SUMMARY), headline, shown, near, closeup or {}, laws or [])
 
 
 def _rows(path: Path) -> list[Row]:
@@ -132,8 +139,29 @@ def _curves(study: Study, mode: str) -> list[Curve]:
         dots = [(row["fraction"], row["value"]) for row in _of(study.results, metric=study.metric, mode=mode, init=name)]
         if points:
             numbers = ([row[column] for row in points] for column in ("fraction", "mean", "low", "high"))
-            curves.append(Curve(name, chosen[name], *numbers, dots=dots, floor=study.facts["inits"][name]["kind"] == "pixels"))
+            floor, law = study.facts["inits"][name]["kind"] == "pixels", _law(study, name, mode, points[-1]["fraction"])
+            curves.append(Curve(name, chosen[name], *numbers, dots=dots, floor=floor, law=law))
     return curves
+
+
+def _law(study: Study, init: str, mode: str, most: float) -> tuple[Sequence[float], ...]:
+    """Fractions, line and band of a fitted curve; () where none was fitted."""
+    own = next((law for law in study.laws if (law["init"], law["mode"]) == (init, mode) and "line" in law), None)
+    return () if own is None else ([most * n / own["n"][-1] for n in own["n"]], own["line"], own["low"], own["high"])
+
+
+def laws(study: Study) -> list[dict[str, Any]]:
+    """Rows of the table of fitted curves: what twice the labels would bring, or why no curve was fitted."""
+    chosen, rows = colours(study), []
+    for law in study.laws:
+        row = {"mode": MODE_WORDS.get(law["mode"], law["mode"]), "init": law["init"], "colour": chosen[law["init"]]}
+        if "refused" in law:
+            rows.append({**row, "refused": law["refused"]})
+        else:
+            value, low, high = law["twice"]
+            now = {"now": number(law["line"][-1]), "twice": number(value), "interval": interval(low, high)}
+            rows.append({**row, **now, "ceiling": number(law["ceiling"]), "rate": f"{law['rate']:.2f}"})
+    return rows
 
 
 def _meets(study: Study, mode: str) -> dict[str, float]:
@@ -173,11 +201,12 @@ def _compared(study: Study, row: Row) -> dict[str, Any]:
         "cases": f"{cases[0]:,}" if len(cases) == 1 else f"{cases[0]:,}–{cases[-1]:,}",
         "init": row["init"],
         "colour": colours(study)[row["init"]],
-        "value": _number(row["mean"]),
-        "interval": _interval(row["low"], row["high"]),
-        "difference": _number(row["difference"], signed=True),
-        "difference_interval": _interval(row["difference_low"], row["difference_high"], signed=True),
+        "value": number(row["mean"]),
+        "interval": interval(row["low"], row["high"]),
+        "difference": number(row["difference"], signed=True),
+        "difference_interval": interval(row["difference_low"], row["difference_high"], signed=True),
         "p": _p(row["p_value"]),
+        "delong": _p(row.get("p_value_delong", math.nan)),
         "sure": row["p_value"] < 0.05,
     }
 
@@ -227,7 +256,7 @@ def all_numbers(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for init, mode, fraction in dict.fromkeys((row["init"], row["mode"], row["fraction"]) for row in points):
         own = {row["metric"]: row for row in _of(study.summary, init=init, mode=mode, fraction=fraction)}
-        cells = [f"{_number(own[metric]['mean'])} {_interval(own[metric]['low'], own[metric]['high'])}" for metric in metrics]
+        cells = [f"{number(own[metric]['mean'])} {interval(own[metric]['low'], own[metric]['high'])}" for metric in metrics]
         rows.append({"init": init, "mode": MODE_WORDS.get(mode, mode), "fraction": percent(fraction), "cells": cells})
     return [METRIC_WORDS.get(metric, metric) for metric in metrics], rows
 
@@ -239,15 +268,18 @@ def thumbnails(neighbours: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {row: np.frombuffer(base64.b64decode(text), np.uint8).reshape(side, side) for row, text in pictures}
 
 
-def _number(value: float, signed: bool = False) -> str:
+def number(value: float, signed: bool = False) -> str:
+    """A score as people read it; empty where it is undefined."""
     if math.isnan(value):
         return ""
     digits = 3 if abs(value) < 10 else 1
+    value = round(value, digits) + 0.0  # never a minus before zero
     return f"{value:+.{digits}f}".replace("-", "−") if signed else f"{value:.{digits}f}"
 
 
-def _interval(low: float, high: float, signed: bool = False) -> str:
-    return "" if math.isnan(low) or math.isnan(high) else f"[{_number(low, signed)}, {_number(high, signed)}]"
+def interval(low: float, high: float, signed: bool = False) -> str:
+    """Two ends in brackets; empty where one is undefined."""
+    return "" if math.isnan(low) or math.isnan(high) else f"[{number(low, signed)}, {number(high, signed)}]"
 
 
 def _p(value: float) -> str:

@@ -30,7 +30,7 @@ def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> in
         for row, (volume, pixels) in enumerate(zip(manifest["volume_id"], manifest["pixel_hash"], strict=True))
     }
     found = {record["volume_id"]: record for record in _records(out) if record["status"] == "used"}
-    rows = {volume: row_of.get((volume, record.get("pixel_hash"))) for volume, record in found.items()}
+    rows = {volume: row_of.get((volume, record.get("pixel_hash", ""))) for volume, record in found.items()}
     stale = {record["columns"]["file"] for volume, record in found.items() if rows[volume] is None}
     stay = [
         {**record, "row": rows[volume]}

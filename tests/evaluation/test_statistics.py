@@ -12,12 +12,13 @@ from medcl.evaluation.scores import Measured, Predictions
 from medcl.evaluation.statistics import Estimate
 
 
-def _study(rng: np.random.Generator, draws: int, patient_sd: float, draw_sd: float, effect: float = 0.0):
+def _study(rng: np.random.Generator, draws: int, patient_sd: float, draw_sd: float, effect: float = 0.0, own_sd: float = 0.1):
     """Two arms, `draws` fits each, 60 patients with two cases each; the truth is 0 and `effect`."""
     patient = np.repeat(np.arange(60), 2)
     of_patient, of_draw = rng.normal(0, patient_sd, (2, 60)), rng.normal(0, draw_sd, (2, draws))
     arms = [
-        [of_patient[arm][patient] + of_draw[arm][draw] + rng.normal(0, 0.1, 120) + effect * arm for draw in range(draws)] for arm in (0, 1)
+        [of_patient[arm][patient] + of_draw[arm][draw] + rng.normal(0, own_sd, 120) + effect * arm for draw in range(draws)]
+        for arm in (0, 1)
     ]
     return patient, [[Measured(("dice",), values[:, None]) for values in arm] for arm in arms]
 
@@ -28,12 +29,12 @@ def _estimate(outcomes: list[Measured], resamples: statistics.Resamples) -> Esti
     return statistics.estimate(values, over_patients, resamples)
 
 
-@pytest.mark.parametrize("patient_sd, draw_sd", [(1.0, 0.0), (0.2, 0.3), (1.0, 0.15)])
-def test_intervals_cover_and_the_test_keeps_its_level(patient_sd: float, draw_sd: float) -> None:
-    """400 null studies: 95% intervals of the difference cover zero, p < 0.05 in about 5%."""
+@pytest.mark.parametrize("patient_sd, draw_sd, own_sd", [(1.0, 0.0, 0.1), (0.2, 0.3, 0.1), (1.0, 0.15, 0.1), (0.1, 0.0, 1.0)])
+def test_intervals_cover_and_the_test_keeps_its_level(patient_sd: float, draw_sd: float, own_sd: float) -> None:
+    """400 null studies: 95% intervals of the difference cover zero, p < 0.05 in about 5%; own_sd: what each fit errs by itself."""
     covered, rejected = [], []
     for number in range(400):
-        patient, (one, other) = _study(np.random.default_rng(number), 5, patient_sd, draw_sd)
+        patient, (one, other) = _study(np.random.default_rng(number), 5, patient_sd, draw_sd, own_sd=own_sd)
         resamples = statistics.resample_patients(patient, 300, number)
         low, high = statistics.difference(_estimate(one, resamples), _estimate(other, resamples)).interval()
         covered.append(low <= 0 <= high)
@@ -58,6 +59,16 @@ def test_planted_effect_is_found() -> None:
     found = statistics.difference(_estimate(other, resamples), _estimate(one, resamples))
     assert found.interval()[0] > 0
     assert statistics.permutation_p(other, one, patient, 300, 0)["dice"] < 0.02
+
+
+def test_what_each_draw_errs_alone_is_counted_once() -> None:
+    """The covariance between draws decides: none of it, all of it, or the share by formula."""
+    rng = np.random.default_rng(0)
+    common, own = rng.normal(size=20_000), rng.normal(size=(5, 20_000))
+    assert statistics._shared(np.tile(common, (5, 1))) == pytest.approx(1.0)
+    assert statistics._shared(own) < 0.2
+    assert statistics._shared(common + own) == pytest.approx(np.sqrt(1 / (1 + 1 / 5)), abs=0.01)
+    assert statistics._shared(own[:1]) == 1.0, "with one draw nothing else holds it"
 
 
 def test_patients_are_resampled_whole() -> None:

@@ -21,6 +21,7 @@ from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, image_text_run, picture_backbone, study_config
 
 NUMBERS = ("results.csv", "summary.csv", "headline.json", "study.json", "splits.csv", "draws.csv", "embedding_map.json", "neighbours.json")
+NUMBERS += ("closeup.json", "learning_curves.json")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,9 @@ def test_folder_is_whole(finished: Path) -> None:
     assert [refusal["fraction"] for refusal in facts["refused"]] == [0.01]
     assert facts["parts"]["train"]["cases"] + facts["parts"]["val"]["cases"] + facts["parts"]["test"]["cases"] == 118
     assert str(finished.parent) not in (finished / "study.json").read_text()
+    closeup = json.loads((finished / "closeup.json").read_text())
+    assert closeup["mode"] == "finetune" and len(closeup["hardest"]) == len(closeup["pictures"]) == 8
+    assert [point["fraction"] for point in closeup["points"]] == [0.2, 1.0]
 
 
 def test_labelled_patients_are_the_same_for_all_and_never_tested(finished: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medcl.evaluation.delong import compare_aurocs
 from medcl.evaluation.fits import Fit, FitFolder, FitKey
-from medcl.evaluation.scores import Measured
+from medcl.evaluation.scores import Measured, Predictions
 from medcl.evaluation.summary import Summary, percent, summarise, write_summary
 from tests.made_study import FRACTIONS, made_fits, made_plan
 
@@ -72,6 +73,29 @@ def test_a_reference_that_learned_nothing_is_named_and_so_is_who_learned() -> No
     assert not any(
         saving["claimed"] for by_mode in headline["label_saving"].values() for saving in by_mode.values() if isinstance(saving, dict)
     )
+
+
+def test_delong_stands_where_it_is_valid_and_only_there(summary: Summary) -> None:
+    assert summary.summary["p_value_delong"].isna().all(), "several draws, two cases a patient"
+    plan = made_plan(modes=("linear",))
+    fits, patient = made_fits(plan, draws=1)
+    alone = {"linear": np.arange(len(patient["linear"]))}
+    table = summarise(plan, fits, alone).summary.set_index(["init", "fraction", "metric"])
+    pair = [fit.outcome for fit in fits if fit.key.fraction == 0.1 and fit.key.init in ("random", "moco")]
+    assert isinstance(pair[0], Predictions) and isinstance(pair[1], Predictions)
+    expected = compare_aurocs(pair[1].probabilities[:, 1], pair[0].probabilities[:, 1], pair[0].label == 1).p_value
+    assert table.loc[("moco", 0.1, "auroc"), "p_value_delong"] == pytest.approx(expected)
+    assert table["p_value_delong"].notna().sum() == 2 * len(FRACTIONS), "the AUROC of two initialisations at each fraction"
+    assert summarise(plan, fits, patient).summary["p_value_delong"].isna().all(), "two cases a patient"
+
+
+def test_learning_curves_are_fitted_or_refused_with_the_reason(summary: Summary) -> None:
+    assert [(law["init"], law["mode"]) for law in summary.laws][:3] == [("random", "linear"), ("moco", "linear"), ("simclr", "linear")]
+    fitted = [law for law in summary.laws if "line" in law]
+    assert fitted and all(law["n"][0] == 8 and law["n"][-1] == 800 and law["rate"] > 0 for law in fitted)
+    plan = made_plan(modes=("linear",), fractions=(0.1, 1.0))
+    few = summarise(plan, *made_fits(plan)).laws
+    assert all("too few" in law["refused"] for law in few)
 
 
 def test_not_reached_is_said_plainly() -> None:

@@ -14,9 +14,11 @@ import pytest
 
 from medcl.foundation.errors import UserError
 from medcl.reporting.page import write_report, write_study_page
+from medcl.reporting.read_runs import headline_of, read_run
 from tests.made_study import write_made_study
 
-HOSTILE = "<script>alert(1)</script>"
+HOSTILE = "<script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror=window.ran=1>"
+SMALL = {"inits": ("random", "moco"), "modes": ("linear",), "fractions": (0.05, 1.0), "resamples": 100}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,12 @@ def run(tmp_path: Path) -> Path:
     config = "store: /home/someone/data/ct/store\nencoder: {name: resnet, depth: 18, spatial_dims: 3}\nmethod: {name: moco}\n"
     config += "views: {policy: ct, size: [64, 64, 64]}\ntraining: {num_steps: 400, world_batch: 16}\n"
     (folder / "config.yaml").write_text(config)
-    lines = [{"step": step, "loss": 5 - step / 100, "items_per_s": 40.0, "collapse/spread": 0.9} for step in range(10, 400, 10)]
+    lines = [
+        {"step": step, "loss": 5 - step / 100, "items_per_s": 40.0, "memory_gib": 2.5, "collapse/spread": 0.9}
+        for step in range(10, 400, 10)
+    ]
+    lines[0]["leak"] = 0.0
+    lines[19]["probe/balanced_accuracy"], lines[-1]["probe/balanced_accuracy"] = 0.91, 0.88
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 400, "lo')
     return folder
 
@@ -70,8 +77,37 @@ def test_study_page_holds_what_it_should(study: Path) -> None:
     assert headline["sentence"] in words
     for expected in ("Labels saved", "Differences to random", "Refused fractions", "It needs 6 patients", "Leak guard", "gamma", "ab" * 32):
         assert expected in words, expected
-    assert reader.tags.count("svg") == 3 + 3, "a curve for each mode, a map for each init"
-    assert {path.name for path in (study / "figures").iterdir()} >= {"label_efficiency_finetune.png", "embedding_map_moco.png"}
+    assert reader.tags.count("svg") == 3 + 3 * (1 + 3 + 4), (
+        "a curve for each mode; for each init its maps and its reliability at each fraction"
+    )
+    names = {
+        f"{stem}.{form}"
+        for stem in ("label_efficiency_finetune", "embedding_map_moco", "reliability_moco")
+        for form in ("png", "svg", "pdf")
+    }
+    assert {path.name for path in (study / "figures").iterdir()} >= names
+    assert (study / "page.html").stat().st_size < 3_000_000
+
+
+def test_closeup_shows_calibration_classes_confusion_groups_and_cases(study: Path) -> None:
+    reader = _read(study / "page.html")
+    words = " ".join(reader.text.split())
+    for expected in ("A closer look: fine-tuning", "With 1% of the labels", "sensitivity", "said 1", "Groups of patients", "By sex"):
+        assert expected in words, expected
+    assert "1 group has fewer than ten patients" in words and "Of 24 test cases it is not known" in words
+    assert "The same map by scanner" in words and "Hardest cases" in words
+    assert "with twice the labels" in words and "Large dots are means" in words
+    keys = {f"p{case:03d}" for case in range(120)}
+    assert not keys & set(words.split()), "no case is named"
+
+
+def test_page_of_a_study_made_before_the_closeup_still_opens(tmp_path: Path) -> None:
+    old = write_made_study(tmp_path / "old", **SMALL)
+    for name in ("closeup.json", "learning_curves.json"):
+        (old / name).unlink()
+    write_study_page(old)
+    words = " ".join(_read(old / "page.html").text.split())
+    assert "Lines are means" in words and "A closer look" not in words
 
 
 def test_page_needs_nothing_from_outside(study: Path) -> None:
@@ -91,20 +127,25 @@ def test_page_is_the_same_every_time(study: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(study, again)
     write_study_page(again)
-    for name in ("page.html", "figures/label_efficiency_linear.png"):
+    for name in ("page.html", *(f"figures/label_efficiency_linear.{form}" for form in ("png", "svg", "pdf"))):
         assert (again / name).read_bytes() == (study / name).read_bytes(), name
 
 
-def test_what_users_named_is_text_not_markup(tmp_path: Path) -> None:
-    folder = write_made_study(tmp_path / "study", title=HOSTILE, resamples=100)
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose title and scanner are markup."""
+    folder = write_made_study(tmp_path_factory.mktemp("hostile") / "study", title=HOSTILE, group_name=HOSTILE, **SMALL)
     write_study_page(folder)
-    reader = _read(folder / "page.html")
-    assert "script" not in reader.tags
-    assert HOSTILE in reader.text
+    return folder
+
+
+def test_what_users_named_is_text_not_markup(hostile: Path) -> None:
+    reader = _read(hostile / "page.html")
+    assert "script" not in reader.tags and reader.text.count(HOSTILE) > 3
 
 
 def test_transductive_stands_in_the_title(tmp_path: Path) -> None:
-    folder = write_made_study(tmp_path / "study", transductive=True, resamples=100)
+    folder = write_made_study(tmp_path / "study", transductive=True, **SMALL)
     write_study_page(folder)
     text = (folder / "page.html").read_text()
     title = re.search(r"<title>(.*?)</title>", text)
@@ -115,7 +156,7 @@ def test_transductive_stands_in_the_title(tmp_path: Path) -> None:
 def test_colours_follow_light_and_dark(study: Path) -> None:
     text = (study / "page.html").read_text()
     svg = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert all("var(--c0)" in figure or "var(--c1)" in figure for figure in svg)
+    assert all(re.search(r"var\(--c\d\)", figure) for figure in svg)
     assert not re.findall(r"#[0-9a-f]{6}", "".join(svg)), "a fixed colour would vanish on one of the two papers"
     assert "prefers-color-scheme: dark" in text and "@media print" in text
 
@@ -127,7 +168,22 @@ def test_report_compares_runs_and_studies(study: Path, run: Path, tmp_path: Path
     reader = _read(tmp_path / "page.html")
     assert f"{tmp_path.name}/ct_moco" in reader.text and "other/ct_moco" in reader.text, "alike names are told apart"
     assert "Not finished" in reader.text and "training loss" in reader.text and "Labels saved" in reader.text
+    words = " ".join(reader.text.split())
+    assert "0.880 (best 0.910 at step 200)" in words and "Collapse" in words and "6,240" in words, "probe, collapse, scans seen"
+    assert "2.5 GiB" in words and "3 min" in words and "Cost over the steps" in words and "0.0%" in words
+    assert "ends ahead of 1 other by its probe" in words
     assert "/home/someone" not in reader.text
+
+
+def test_headline_of_runs_compares_only_what_is_alike(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().replace("0.88", "0.93"))
+    runs = [read_run(run, "first"), read_run(other, "second")]
+    assert headline_of(runs).startswith("second ends ahead of 1 other") and "0.930, then 0.880" in headline_of(runs)
+    assert headline_of(runs[:1]) == "first: moco, 390 steps in 3 min"
+    (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("ct/store", "mr/store"))
+    assert headline_of([runs[0], read_run(other)]) == "2 pretraining runs side by side"
 
 
 def test_folder_that_is_neither_is_refused(tmp_path: Path, study: Path) -> None:
@@ -142,29 +198,65 @@ def test_folder_that_is_neither_is_refused(tmp_path: Path, study: Path) -> None:
         write_report([torn], tmp_path / "page.html")
 
 
-def test_browser_shows_it_without_complaint(study: Path, tmp_path: Path) -> None:
-    """Headless Chromium: no console message, no request, nothing wider than a phone."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
         pytest.skip("no chromium here; `apt-get install chromium` lets this test run")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        f"--user-data-dir={tmp_path}",
-        "--hide-scrollbars",
-    ]
-    picture = tmp_path / "page.png"
-    command = [
-        chromium,
-        *flags,
-        "--enable-logging=stderr",
-        "--v=0",
-        "--window-size=390,900",
-        f"--screenshot={picture}",
-        f"file://{study / 'page.html'}",
-    ]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert picture.stat().st_size > 10_000
+    return found
+
+
+def _browse(chromium: str, page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Open a file in headless Chromium, which logs to stderr."""
+    own = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+    own += [f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--v=0"]
+    return subprocess.run([chromium, *own, *flags, f"file://{page}"], capture_output=True, text=True, timeout=120)
+
+
+# A page beside the one looked at: it may run scripts and measures the other, at the width of a phone or of a desk.
+_MEASURE = """<iframe src="page.html" style="width:{width}px;height:800px;border:0"></iframe><pre id="found"></pre><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  page.querySelectorAll("details").forEach(part => part.open = true);
+  const shown = part => {{ const box = part.getBoundingClientRect(); return box.width > 40 && box.height > 40; }};
+  const drawn = svg => [...svg.querySelectorAll("path, use")].some(part => part.getBoundingClientRect().width > 0);
+  document.getElementById("found").textContent = JSON.stringify({{
+    "width": root.scrollWidth, "window": root.clientWidth, "scripts": page.scripts.length, "text": root.textContent,
+    "svg": page.querySelectorAll("svg").length, "shown": [...page.querySelectorAll("svg")].filter(svg => shown(svg) && drawn(svg)).length,
+    "pictures": page.images.length, "loaded": [...page.images].filter(image => image.complete && image.naturalWidth > 10).length,
+    "asked": document.querySelector("iframe").contentWindow.performance.getEntriesByType("resource")
+      .map(entry => entry.name).filter(name => !name.startsWith("data:")),
+    "ran": "ran" in document.querySelector("iframe").contentWindow,
+  }});
+}});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_browser_shows_all_of_it_at_phone_and_desk_width(chromium: str, hostile: Path, tmp_path: Path, width: int) -> None:
+    """No console message, no request, every figure and picture there, nothing wider than the window, a script tag as text."""
+    page = hostile / f"measure{width}.html"
+    page.write_text(_MEASURE.format(width=width))
+    answer = _browse(chromium, page, tmp_path, "--allow-file-access-from-files", "--dump-dom", "--virtual-time-budget=5000")
     assert "CONSOLE" not in answer.stderr, answer.stderr
+    found = json.loads(html.unescape(answer.stdout.split('<pre id="found">')[1].split("</pre>")[0]))
+    assert found["window"] == width and found["width"] <= width, "something is wider than the window"
+    assert found["svg"] == found["shown"] > 10 and found["pictures"] == found["loaded"] > 10
+    assert HOSTILE in found["text"] and found["scripts"] == 0 and not found["ran"]
+    assert found["asked"] == [], "a request would leave the file"
+
+
+def test_browser_follows_the_dark_and_prints(chromium: str, study: Path, tmp_path: Path) -> None:
+    """Dark paper where the reader's system is dark; all that is folded away on the screen is on paper."""
+    from PIL import Image
+
+    corners = []
+    for name, flags in (("light", ()), ("dark", ("--blink-settings=preferredColorScheme=0",))):
+        picture = tmp_path / f"{name}.png"
+        answer = _browse(chromium, study / "page.html", tmp_path, "--window-size=900,1200", f"--screenshot={picture}", *flags)
+        assert "CONSOLE" not in answer.stderr, answer.stderr
+        with Image.open(picture) as shown:
+            corners.append(shown.convert("L").getpixel((3, 3)))
+    assert corners[0] > 240 and corners[1] < 40
+    _browse(chromium, study / "page.html", tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 50_000
