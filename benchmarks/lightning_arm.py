@@ -1,8 +1,8 @@
 """The peer of `kill_resume.py`: a plain project on Lightning, killed in the middle of an epoch and started again from its own checkpoint.
 
-Written as Lightning's documentation has it: `seed_everything`, a shuffling loader, `ModelCheckpoint(every_n_train_steps=3, save_last=True)`,
-`fit(ckpt_path="last")`; once with torch's DataLoader and, where torchdata is there, once with its StatefulDataLoader, whose state Lightning
-keeps. The network is medcl's MoCo by `examples/lightning_module.py`; views are images with noise.
+As Lightning's documentation has it: `seed_everything`, a shuffling loader, `ModelCheckpoint(every_n_train_steps=3, save_last=True)`,
+`fit(ckpt_path="last")`; once with torch's DataLoader and, where torchdata is there, once with its StatefulDataLoader, whose state
+Lightning keeps. The network is medcl's MoCo by `examples/lightning_module.py`; views are images with noise.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def kill_lightning(folder: Path, kills: int, draw: random.Random) -> list[str]:
     loaders = ["DataLoader", *(["StatefulDataLoader"] if find_spec("torchdata") else [])]
     rows = [_killed(folder / loader, loader, kills, draw) for loader in loaders]
     return [
-        f"Lightning {lightning.__version__} beside it: a plain project of {STEPS} steps, {EPOCH} an epoch, a checkpoint every {EVERY}, killed "
-        f"in the middle of an epoch and started again with `ckpt_path`. Scans: of the {ITEMS} of the interrupted epoch, mean over kills; both "
-        "are 0 where a run ends bit for bit, as medcl's above.",
+        f"Lightning {lightning.__version__} beside it: a plain project of {STEPS} steps, {EPOCH} an epoch, a checkpoint every {EVERY}, "
+        f"killed in the middle of an epoch and started again with `ckpt_path`. Scans: of the {ITEMS} of the interrupted epoch, mean over "
+        "kills; both are 0 where a run ends bit for bit, as medcl's above.",
         "",
         "| loader | not killed, repeats bit for bit | kills | bitwise equal | scans never seen | scans seen twice |",
         "|---|---|---|---|---|---|",

@@ -1,9 +1,10 @@
-"""Finds a learning rate: one short run of a config whose rate rises over four decades, and where its loss was lowest (Smith 2017).
+"""Finds a learning rate: one short run of a config whose rate rises over four decades, and how far its loss was still low (Smith 2017).
 
 python examples/find_learning_rate.py configs/pretrain/pneumonia_simclr.yaml [--highest 0.1] [--steps 200] [key.path=value ...]
 
-https://arxiv.org/abs/1506.01186. Take the suggestion, or a rate up to three times lower: the loss still falls there, and a long run is less
-forgiving than a short one. Nothing is kept.
+https://arxiv.org/abs/1506.01186. The suggestion is a third of the highest rate at which the loss was within a tenth of its whole fall of
+the lowest: a long run is less forgiving than a short one. Nothing is kept. On PneumoniaMNIST, with 96 steps of 32 and a network of width 16
+(25 November 2026, half a minute of a core), the loss fell from 4.09 to 3.06 at 4e-4, was 3.13 at 2.5e-3, 3.57 at 4.4e-3: suggested 8e-4.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> float:
                 raise
         records = read_metrics(Path(folder) / "run" / "metrics.jsonl")
     found = bands([record["lr"] for record in records], [record["loss"] for record in records])
-    best = min(found, key=lambda band: band[1])[0]
+    lowest = min(loss for _, loss in found)
+    highest = max(rate for rate, loss in found if loss <= lowest + 0.1 * (found[0][1] - lowest))
     print("| learning rate | mean loss |", "|---|---|", *(f"| {rate:.1e} | {loss:.3f} |" for rate, loss in found), sep="\n")
-    print(f"lowest at {best:.1e}; suggested: {best / 3:.1e}")
-    return best / 3
+    print(f"low up to {highest:.1e}; suggested: {highest / 3:.1e}")
+    return highest / 3
 
 
 def bands(rates: Sequence[float], losses: Sequence[float]) -> list[tuple[float, float]]:

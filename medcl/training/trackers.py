@@ -110,8 +110,10 @@ class WandbWatch:
         tell_nobody()
         import wandb  # type: ignore[import-not-found]
 
-        # By default it also records what is printed, the machine, the command with its paths and the repository.
-        quiet = wandb.Settings(console="off", silent=True, save_code=False, disable_git=True, x_disable_meta=True, x_disable_stats=True)
+        # By default it also records what is printed, the machine and its name, the command with its paths and the repository.
+        quiet = wandb.Settings(
+            console="off", silent=True, save_code=False, disable_git=True, host="a machine", x_disable_meta=True, x_disable_stats=True
+        )
         run = wandb.init(
             project=self.config.project,
             name=self.folder.name,
