@@ -4,9 +4,9 @@ python examples/sweep.py configs/pretrain/pneumonia_simclr.yaml method.temperatu
 
 Losses of different temperatures cannot be compared. Look at the probe, where the config has a `probe_label`; else at both alignment (lower:
 pairs agree) and uniformity (lower: the embedding is evenly filled), for a temperature that is too low gives up the first and one that is
-too high the second (Wang & Liu 2021, https://arxiv.org/abs/2012.09740). Nothing is kept. On PneumoniaMNIST, with 80 steps of 32 and a network
-of width 16 (25 November 2026), the probe's balanced accuracy is .905 at 0.05, .836 at 0.2, .873 at 0.5 and .826 at 1.0, uniformity -1.1,
--2.4, -2.3 and -1.9: one run each, so differences of a few hundredths say little.
+too high the second (Wang & Liu 2021, https://arxiv.org/abs/2012.09740). Nothing is kept. On PneumoniaMNIST, with 80 steps of 32 and a
+network of width 16 (25 November 2026), the probe's balanced accuracy is .905 at 0.05, .836 at 0.2, .873 at 0.5 and .826 at 1.0, uniformity
+-1.1, -2.4, -2.3 and -1.9: one run each, so differences of a few hundredths say little.
 """
 
 from __future__ import annotations

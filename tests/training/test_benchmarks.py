@@ -36,3 +36,10 @@ def test_teacher_and_queue_beside_a_step() -> None:
     rows = [line for line in teacher_and_queue.measure(16, 2, 2, width=4).splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and rows[2].startswith("| teacher and queue, medcl") and rows[2].rstrip(" |").endswith("%")
     assert "teacher_and_queue" in sys.modules
+
+
+def test_memory_of_a_step() -> None:
+    import step_memory
+
+    rows = [line.split("|")[1:-1] for line in step_memory.measure(16, 4, ("ViT",)).splitlines() if line.startswith("| ViT")]
+    assert len(rows) == 4 and all(float(row[-1]) < 1e-4 for row in rows)
