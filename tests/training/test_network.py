@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -268,6 +269,24 @@ def test_a_compiled_run_learns_the_same_and_goes_on_bit_for_bit(tmp_path: Path) 
     for key, tensor in plain.items():
         torch.testing.assert_close(whole[key], tensor, rtol=1e-3, atol=1e-5, msg=key)
     assert final_bytes(tmp_path / "cut", NUM_STEPS) == final_bytes(tmp_path / "whole", NUM_STEPS)
+
+
+def _compile_on_several(place: Place, folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    for split in (False, True):
+        method = build_seeded(SimCLRConfig(projection_dim=4), build_seeded(_Small, seed=0), seed=0)
+        train(method, made_batches(method), _config(compile=True, shard=split), folder=folder / f"split {split}", place=place)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_is_compiled_may_be_split_too(tmp_path: Path) -> None:
+    in_processes(2, _compile_on_several, tmp_path)
+    method = build_seeded(SimCLRConfig(projection_dim=4), build_seeded(_Small, seed=0), seed=0)
+    train(method, made_batches(method), _config(), folder=tmp_path / "plain", place=CPU)
+    for key, tensor in _learned(tmp_path / "plain").items():
+        for split in (False, True):
+            torch.testing.assert_close(_learned(tmp_path / f"split {split}")[key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
 def test_a_machine_that_cannot_compile_says_so() -> None:
