@@ -9,6 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,15 +115,24 @@ def final_bytes(folder: Path, step: int) -> bytes:
     return (folder / "checkpoints" / f"step-{step}" / TENSORS).read_bytes()
 
 
-def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None:
-    """`work(place, *arguments)` in so many gloo processes; forked, which spares importing torch in each."""
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_process, args=(rank, count, port, work, arguments)) for rank in range(count)]
+        return listener.getsockname()[1]
+
+
+def start_processes(count: int, work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    """`work(place, *arguments)` in so many gloo processes; forked, which spares importing torch in each."""
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    processes: list[BaseProcess] = [fork.Process(target=_process, args=(rank, count, port, work, arguments)) for rank in range(count)]
     for process in processes:
         process.start()
+    return processes
+
+
+def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None:
+    """The same, and wait: all must end well."""
+    processes = start_processes(count, work, *arguments)
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * count

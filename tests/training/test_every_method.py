@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from medcl.training.checkpoint import TENSORS
 from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.launch import Place
 from medcl.training.watchers import CollapseWatch, Moment, WatchConfig
-from tests.training.small_runs import METHODS, final_bytes, in_processes, made_batches, made_config, made_method, run
+from tests.training.small_runs import METHODS, final_bytes, free_port, in_processes, made_batches, made_config, made_method, run
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 NUM_STEPS = 10
@@ -80,12 +79,6 @@ def test_pieces_are_the_whole(name: str, pieces: int) -> None:
     output = backward_in_pieces(Stepped(method), method, batch, pieces, 0.5)
     torch.testing.assert_close(output.loss, whole.loss)
     _close(_gradients(method), wanted)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _one_of_several(place: Place, folder: str) -> None:
@@ -218,7 +211,7 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 @every_method
 def test_two_processes_of_torchrun_learn_what_one_does(name: str, tmp_path: Path) -> None:
     """With SGD: Adam would blow the rounding noise of a bias that the loss does not depend on up to whole steps."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     program = [str(Path(__file__).with_name("small_runs.py")), name]
     run(name, tmp_path / "one", config=made_config(num_steps=5, optimizer={"name": "sgd"}))
     subprocess.run([*torchrun, *program, str(tmp_path / "two"), "5", "sgd"], check=True)
