@@ -71,8 +71,9 @@ class Network:
         held = self.method.backbone if self.average is None else self.average.backbone
         if self._whole is None:
             return held  # type: ignore[return-value]
-        self._whole.load_state_dict({name: distributed.whole(tensor) for name, tensor in held.state_dict().items()})
-        return self._whole.to(next(held.parameters()).device)
+        self._whole.load_state_dict({name: distributed.whole(tensor).cpu() for name, tensor in held.state_dict().items()})
+        # A copy, so that no card goes on holding all of it once whoever asked is done.
+        return copy.deepcopy(self._whole).to(next(held.parameters()).device)
 
 
 def recompute(method: nn.Module) -> None:
