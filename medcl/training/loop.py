@@ -186,8 +186,8 @@ class Run:
                 raise
             raise UserError(
                 f"step {step}: out of memory with {len(batch)} items per process in {self.config.pieces} piece(s) (store rows "
-                f"{batch.item.tolist()}): raise training.pieces (same result, less memory) or lower training.world_batch; the last "
-                f"checkpoint is still good ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+                f"{batch.item.tolist()}): raise training.pieces or set training.network.recompute (same result, less memory), or lower "
+                f"training.world_batch; the last checkpoint is still good ({_first_line(error)})"
             ) from error
 
     def look(self, moment: Moment, watch: Stopwatch) -> dict[str, float]:
@@ -251,6 +251,10 @@ def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         except StopIteration:
             return
         yield batch, time.perf_counter() - before
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
