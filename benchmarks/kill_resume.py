@@ -1,11 +1,13 @@
 """Kills `medcl pretrain` with SIGKILL at random steps, runs it again with other workers, and compares the result bit for bit.
 
-python benchmarks/kill_resume.py [--trials 1] [--saves 100] [--seed 0] [--out reports/training/kill_resume.md]
+python benchmarks/kill_resume.py [--trials 1] [--saves 100] [--lightning-kills 5] [--seed 0] [--out reports/training/kill_resume.md]
 
 For MoCo and ConVIRT, 0, 2 or 4 workers before the kill and another number after it, one or two gloo processes: `--trials` kills each (20
 makes 120 a method). The run that was never killed and the one that was must end with the same bytes. Then `--saves` kills while
 checkpoints are written as fast as they can be: each time the newest one must load, and the next start must leave no partial folder.
-Processes are forked from one that has imported everything, so that a trial costs one or two seconds of a core.
+Processes are forked from one that has imported everything, so that a trial costs one or two seconds of a core. Beside it a plain project on
+Lightning is killed (`lightning_arm.py`, about fifteen seconds a kill), where Lightning is installed or lies in `--lightning FOLDER`:
+`pip install --target FOLDER --no-deps lightning==2.6.* lightning-utilities torchmetrics pytorch-lightning torchdata`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from lightning_arm import kill_lightning
 
 from medcl.api import pretrain
 from medcl.encoders import ResNetConfig, build_seeded
@@ -56,6 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill -9, resume, compare.")
     parser.add_argument("--trials", type=int, default=1, help="kills of each method, number of workers and number of processes")
     parser.add_argument("--saves", type=int, default=100, help="kills while a checkpoint is written")
+    parser.add_argument("--lightning-kills", type=int, default=5, help="kills of the plain project on Lightning")
+    parser.add_argument("--lightning", type=Path, default=None, help="folder that Lightning was put into, where it is not installed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None)
     said = parser.parse_args()
@@ -64,7 +69,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = _kill_runs(Path(folder), said.trials, draw)
         saves = _kill_saves(Path(folder), said.saves, draw)
-    text = _report(rows, saves)
+        if said.lightning is not None:
+            sys.path.append(str(said.lightning))
+        peer = kill_lightning(Path(folder), said.lightning_kills, draw) if said.lightning_kills else []
+    text = "\n".join([_report(rows, saves), *(["", *peer] if peer else [])])
     print(text)
     if said.out is not None:
         said.out.write_text(text + "\n", encoding="utf-8")

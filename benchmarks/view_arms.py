@@ -45,23 +45,23 @@ Arm = Callable[[int], object]
 _blosc2: Any = blosc2
 
 
-def write_scans(folder: Path) -> list[dict[str, str]]:
-    """Write the made volumes as NIfTI.gz. Returns one {"image": path} for each, as MONAI's datasets want it."""
+def write_scans(folder: Path, shape: tuple[int, int, int] = SHAPE) -> list[dict[str, str]]:
+    """Write the made volumes as NIfTI.gz, sides multiples of 16. Returns one {"image": path} for each, as MONAI's datasets want it."""
     folder.mkdir()
     paths = [folder / f"case{number}.nii.gz" for number in range(VOLUMES)]
     for number, path in enumerate(paths):
-        nib.save(nib.Nifti1Image(_volume(number), np.diag([SPACING, SPACING, SPACING, 1.0])), path)  # type: ignore[attr-defined]
+        nib.save(nib.Nifti1Image(_volume(number, shape), np.diag([SPACING, SPACING, SPACING, 1.0])), path)  # type: ignore[attr-defined]
     return [{"image": str(path)} for path in paths]
 
 
-def _volume(number: int) -> np.ndarray:
+def _volume(number: int, shape: tuple[int, int, int]) -> np.ndarray:
     """HU, int16: a body with organs, and the noise of a scanner."""
     rng = np.random.default_rng(number)
-    coarse = rng.normal(size=tuple(side // 16 for side in SHAPE))
+    coarse = rng.normal(size=tuple(side // 16 for side in shape))
     smooth = np.kron(coarse, np.ones((16, 16, 16)))
-    x, y = np.meshgrid(np.linspace(-1, 1, SHAPE[0]), np.linspace(-1, 1, SHAPE[1]), indexing="ij")
+    x, y = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
     body = (x**2 + (y * 1.4) ** 2 < 0.8)[..., None]
-    return np.where(body, 40 + 60 * smooth + rng.normal(0, 15, SHAPE), -1000).astype(np.int16)
+    return np.where(body, 40 + 60 * smooth + rng.normal(0, 15, shape), -1000).astype(np.int16)
 
 
 def open_store(folder: Path) -> VolumeStore:

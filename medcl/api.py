@@ -35,9 +35,11 @@ from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, Te
 from medcl.views.batched import ViewMaker
 
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
-SPEED = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib")
-# What may change between two starts of one run: none of it touches what is learned.
-FREE = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_collapse", "on_unreadable")
+SPEED = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib", "tflop_per_s")
+# What may change between two starts of one run: none of it touches what is learned, beyond rounding.
+_OF_TRAINING = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_unreadable")
+_OF_NETWORK = ("recompute", "shard", "compile")
+FREE = ("watch", *(f"training.{key}" for key in _OF_TRAINING), *(f"training.network.{key}" for key in _OF_NETWORK))
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class _Pretraining:
             on_unreadable=self.progress.say if training.on_unreadable == "skip" else None,
         )
 
-    def save_backbone(self, step: int, method: Method) -> None:
+    def save_backbone(self, step: int, encoder: Encoder) -> None:
         """Write `backbone/`, proven by loading it back; at step 0 too, so that a run that could not be exported never starts."""
         index = self.store.index.iloc[self.rows]
         provenance = Provenance(
@@ -213,7 +215,7 @@ class _Pretraining:
             metrics=last_metrics(self.folder) if step else {},
             items=index,
         )
-        save_backbone(method.backbone, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
+        save_backbone(encoder, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
 
     def close_folder(self, result: TrainResult) -> None:
         """Write the card, last."""
@@ -234,7 +236,7 @@ class _Pretraining:
         before = yaml_settings.load(PretrainConfig, self.folder / CONFIG).model_dump(mode="json")
         now = self.settings.model_dump(mode="json")
         changed = sorted(key for key in {*_flat(before), *_flat(now)} if _flat(before).get(key) != _flat(now).get(key))
-        changed = [key for key in changed if key.removeprefix("training.").split(".")[0] not in FREE]
+        changed = [key for key in changed if not f"{key}.".startswith(tuple(f"{free}." for free in FREE))]
         if changed:
             shown = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now).get(key)}" for key in changed[:3])
             raise UserError(
@@ -264,12 +266,13 @@ class _Pretraining:
         return self.settings.method.text
 
     def _watchers(self) -> Sequence[Watcher]:
-        training = self.settings.training
-        watchers: list[Watcher] = [CollapseWatch(training.on_collapse, self.progress), LearningWatch(self.progress)]
+        training, watch = self.settings.training, self.settings.watch
+        watchers: list[Watcher] = [CollapseWatch(watch, self.progress), LearningWatch(watch, self.progress)]
         probe = self._probe()
         if probe is not None:
             watchers.append(ProbeWatch(training.probe_every, probe))
-        return [*watchers, TensorBoardWatch(self.folder / "tensorboard", training.probe_every)]
+        trackers = [tracker.build(self.folder) for tracker in (watch.mlflow, watch.wandb) if tracker is not None]
+        return [*watchers, TensorBoardWatch(self.folder / "tensorboard", training.probe_every), *trackers]
 
     def _probe(self) -> Callable[[Encoder], dict[str, float]] | None:
         label = self.settings.probe_label

@@ -19,7 +19,9 @@ EXTRAS = {
     "codecs": "compressed DICOM (JPEG, JPEG-LS, JPEG 2000)",
     "onnx": "medcl export --to onnx",
     "bundle": "MONAI's own checks of a bundle (python -m monai.bundle)",
-    "dask": "ingest and prepare on a cluster (--dask)",
+    "dask": "ingest, prepare and evaluate on a cluster (--dask)",
+    "mlflow": "figures of a run on an MLflow server (watch.mlflow)",
+    "wandb": "figures of a run for Weights & Biases (watch.wandb)",
 }
 
 

@@ -17,6 +17,7 @@ from medcl.loading.texts import report_of_rows
 from medcl.methods import MethodConfig
 from medcl.store.volume_store import VolumeStore
 from medcl.training.loop import TrainingConfig
+from medcl.training.watchers import WatchConfig
 from medcl.views.policy import ViewsConfig
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class PretrainConfig(Settings):
     """`medcl pretrain CONFIG.yaml`: what to learn from, which network, by which method, from which views, how long.
 
     store: folder made by `medcl prepare`. splits: which rows of it are learned from; rows without a split always are.
-    initial: a `backbone/` folder whose weights the encoder starts from. probe_label: column of the store's labels
-    that the online kNN probe watches (never trained on).
+    initial: a `backbone/` folder whose weights the encoder starts from. watch: when a run counts as collapsed, and which trackers are told.
+    probe_label: column of the store's labels that the online kNN probe watches (never trained on).
     """
 
     store: Path
@@ -36,6 +37,7 @@ class PretrainConfig(Settings):
     method: MethodConfig  # type: ignore[valid-type]
     views: ViewsConfig
     training: TrainingConfig
+    watch: WatchConfig = Field(default_factory=WatchConfig)
     splits: tuple[str, ...] = ("train", "val")
     initial: Path | None = None
     probe_label: str | None = None

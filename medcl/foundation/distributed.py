@@ -57,6 +57,26 @@ def lost_ranks(wait_s: float = 10.0) -> list[int]:
     return lost
 
 
+def is_split(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it: one of torch's DTensors, without importing them."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that is split over the processes (every one must ask); any other as it is."""
+    return tensor.full_tensor() if is_split(tensor) else tensor  # type: ignore[operator]
+
+
+def split_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, equal on every process, as this process's part where `like` is split; nothing is sent."""
+    if not is_split(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh: Any = like.device_mesh  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(like.device), mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+
+
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate the rows of all processes in rank order: (batch, ...) -> (world * batch, ...), with gradient.
 

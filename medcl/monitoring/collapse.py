@@ -11,9 +11,25 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from medcl.foundation.config import Settings
+
 MOST_ROWS = 1024
+
+
+class CollapseLimits(Settings):
+    """From where on embeddings count as collapsed; the figures are those of `collapse_figures`.
+
+    spread: below it, and below spread_kept of the run's first, they run to one point. first_direction_share: above it they lie on one line.
+    effective_rank: below it they fill too few directions; off by default, as what is few depends on method and data.
+    """
+
+    spread: float = Field(default=0.05, ge=0)
+    spread_kept: float = Field(default=0.5, ge=0)
+    first_direction_share: float = Field(default=0.98, ge=0, le=1)
+    effective_rank: float = Field(default=0.0, ge=0)
 
 
 @torch.no_grad()
@@ -52,17 +68,20 @@ def alignment(left: Float[Tensor, "n dim"], right: Float[Tensor, "n dim"]) -> Fl
     return (left.float() - right.float()).square().sum(dim=1).mean()
 
 
-def collapse_reason(figures: Mapping[str, float], first: Mapping[str, float]) -> str | None:
+def collapse_reason(figures: Mapping[str, float], first: Mapping[str, float], limits: CollapseLimits | None = None) -> str | None:
     """In words what has collapsed, or None. `first`: the figures at the start of the run.
 
     A network that has not learned anything yet also maps all images close together, so smallness alone is no proof:
-    the spread must have fallen to less than half of what it was, or be lost in rounding.
+    the spread must have fallen to less than a share of what it was, or be lost in rounding.
     """
+    limits = limits or CollapseLimits()
     spread = figures["spread"]
     if spread < 1e-3:
         return f"all embeddings are the same (spread {spread:.1e})"
-    if spread < 0.05 and spread < 0.5 * first["spread"]:
+    if spread < limits.spread and spread < limits.spread_kept * first["spread"]:
         return f"all embeddings run to one point (spread {spread:.3f}, {first['spread']:.3f} at the start)"
-    if spread > 0.3 and figures["first_direction_share"] > 0.98:
+    if spread > 0.3 and figures["first_direction_share"] > limits.first_direction_share:
         return f"all embeddings lie on one line (first direction {figures['first_direction_share']:.1%})"
+    if figures["effective_rank"] < limits.effective_rank:
+        return f"embeddings fill few directions (effective rank {figures['effective_rank']:.1f})"
     return None

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and the rules by which a run begins.
 
 `checkpoints/step-N/` holds `tensors.safetensors` and `state.json` (with the SHA-256 of the tensors); `LATEST` names the newest, `BEST` the
-one with the best value of a figure, where one was asked for.
+one with the best value of a figure, where one was asked for. Tensors are whole, however many processes held parts of them.
 Written as `step-N.partial` beside its target, flushed, renamed. Nothing is pickled.
 """
 
@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from medcl.foundation import distributed
 from medcl.foundation.config import Settings
+from medcl.foundation.distributed import split_like, whole
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import read_json, sha256_of_file, sync_folder, write_json, write_text
 from medcl.foundation.progress import Progress, Silent
+from medcl.methods.parts import Teacher
 
 TENSORS, STATE, LATEST, BEST = "tensors.safetensors", "state.json", "LATEST", "BEST"
 _NAME = re.compile(r"step-(\d+)")
@@ -60,9 +62,10 @@ def begin(
     *,
     resume: Path | None = None,
     weights: Path | None = None,
+    average: Teacher | None = None,
     progress: Progress | None = None,
 ) -> Start:
-    """Fill method and optimizer, by the first rule that applies:
+    """Fill method, optimizer and the running average of the backbone (None: there is none), by the first rule that applies:
 
     1. The run's own newest sound checkpoint in `folder`: the same command goes on where it stopped.
     2. `resume`, a checkpoint folder of another run (or its `checkpoints/`): everything, the step too.
@@ -74,14 +77,15 @@ def begin(
     say = progress or Silent()
     own = newest(folder, say) if folder else None
     if own is not None:
-        return restore(own, method, optimizer)
+        return restore(own, method, optimizer, average)
     if resume is not None:
         other = resume if (resume / STATE).is_file() else newest(resume, say)
         if other is None:
             raise UserError(f"{resume}: no sound checkpoint there; expected a step-N folder or the folder that holds them")
-        return restore(other, method, optimizer)
+        return restore(other, method, optimizer, average)
     if weights is not None:
         _start_from(method, weights)
+    _begin_average(average, method)
     return Start()
 
 
@@ -93,15 +97,18 @@ def save(
     watchers: Mapping[str, Any] | None = None,
     figures: Mapping[str, float] | None = None,
     keep: KeepConfig | None = None,
+    average: Teacher | None = None,
 ) -> Path:
-    """Write `step-N`, swap LATEST and BEST, remove what `keep` does not name. Call it on one process.
+    """Write `step-N`, swap LATEST and BEST, remove what `keep` does not name. Every process calls it; the first writes.
 
     Raises UserError where the disk is full or a value is not finite; the checkpoints already there stay as they are.
     """
     keep = keep or KeepConfig()
-    tensors = _tensors(method, optimizer)
-    _require_finite(tensors, step)
+    tensors = _tensors(method, optimizer, average)
     target, partial = folder / f"step-{step}", folder / f"step-{step}.partial"
+    if distributed.rank() != 0:
+        return target
+    _require_finite(tensors, step)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -166,36 +173,62 @@ def _unused(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def restore(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> Start:
-    """Load a checkpoint. Raises UserError where it is broken or belongs to other settings."""
+def restore(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer, average: Teacher | None = None) -> Start:
+    """Load a checkpoint; one without a running average begins it. Raises UserError where it is broken or belongs to other settings."""
     state = _read_state(path)
     tensors = load_file(path / TENSORS)
-    part = "method."
-    _load(method, {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}, path)
+    _load(method, _part(tensors, "method."), path)
+    _begin_average(average, method)
+    if average is not None and (kept := _part(tensors, "average.")):
+        _load(average, kept, path)
     moments: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = tensor
+            moments.setdefault(int(index), {})[key] = split_like(tensor, parameters[int(index)]) if tensor.ndim else tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return Start(int(state["step"]), state["watchers"], state.get("figures", {}))
 
 
-def size(method: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def size(method: nn.Module, optimizer: torch.optim.Optimizer, average: Teacher | None = None) -> int:
     """Bytes of one checkpoint, once the optimizer has made a step."""
-    return sum(tensor.nbytes for tensor in _tensors(method, optimizer).values())
+    return sum(tensor.nbytes for tensor in _tensors(method, optimizer, average).values())
 
 
-def _tensors(method: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _tensors(method: nn.Module, optimizer: torch.optim.Optimizer, average: Teacher | None) -> dict[str, Tensor]:
+    """Everything a checkpoint holds, whole, on the CPU of the first process; {} on the others."""
     tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items() if isinstance(value, Tensor)}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = whole(tensor.detach())
+        if distributed.rank() == 0:
+            found[name] = tensor.cpu().contiguous()
+    return found
 
 
-def _load(method: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+
+
+def _begin_average(average: Teacher | None, method: Any) -> None:
+    if average is not None:
+        average.update(method.backbone, average.head, momentum=0.0)
+
+
+def _fit(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The tensors as this process holds those of the module: parts, where it is split."""
+    held = module.state_dict()
+    return {name: split_like(tensor, held[name]) if name in held else tensor for name, tensor in tensors.items()}
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        method.load_state_dict(tensors)
+        module.load_state_dict(_fit(tensors, module))
     except RuntimeError as error:
         raise UserError(
             f"{path}: belongs to other settings of encoder or method ({_first_line(error)}); take another --out, or its settings"
@@ -207,9 +240,9 @@ def _start_from(method: Any, path: Path) -> None:
         path = path / (TENSORS if (path / TENSORS).is_file() else "weights.safetensors")
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a backbone folder or its weights.safetensors")
-    part = "method.backbone." if path.name == TENSORS else ""
     try:
-        method.start_from({name.removeprefix(part): tensor for name, tensor in load_file(path).items() if name.startswith(part)})
+        tensors = _part(load_file(path), "method.backbone." if path.name == TENSORS else "")
+        method.start_from(_fit(tensors, method.backbone))
     except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: does not fit the encoder ({_first_line(error)}); take the encoder settings of its card") from None
 

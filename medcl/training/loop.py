@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from pydantic import Field
 
+from medcl.encoders.contract import Encoder
 from medcl.foundation import distributed
 from medcl.foundation.config import Settings
 from medcl.foundation.errors import DataError, Stopped, UserError
@@ -21,23 +22,25 @@ from medcl.foundation.randomness import seed_torch
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
 from medcl.training import checkpoint
-from medcl.training.grad_cache import Stepped, backward_in_pieces, check_pieces
+from medcl.training.grad_cache import backward_in_pieces, check_pieces
 from medcl.training.launch import Place, StopRequest, here, naming_lost_ranks
-from medcl.training.metrics import MetricsLog, Stopwatch
+from medcl.training.metrics import MetricsLog, Stopwatch, operations_of
+from medcl.training.network import Network, NetworkConfig
 from medcl.training.optimizer import AdamWConfig, OptimizerConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
 from medcl.training.watchers import Moment, Watcher
 
 
 class TrainingConfig(Settings):
-    """How long, how fast, how watched.
+    """How long, how fast, how held.
 
-    world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory.
+    world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory: what
+    gradient accumulation is elsewhere, but exact, as the items of all pieces are compared with each other.
     precision: bf16 runs networks under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight
     gradients of torch 2.13's bf16 3D convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views.
-    checkpoint_every, log_every, probe_every: steps. keep: which checkpoints stay. time_limit_s: after it the run saves and stops with
-    exit code 75. on_collapse: what the collapse watch does. on_unreadable: what happens at a scan of the store that cannot be read (a
-    rotten disk): the run stops, or names it and goes on with the next scan in its place.
+    network: how the network is held: averaged, computed anew, split, compiled. checkpoint_every, log_every, probe_every: steps. keep: which
+    checkpoints stay. time_limit_s: after it the run saves and stops with exit code 75. on_unreadable: what happens at a scan of the store
+    that cannot be read (a rotten disk): the run stops, or names it and goes on with the next scan in its place.
     """
 
     num_steps: int = Field(ge=1)
@@ -45,6 +48,7 @@ class TrainingConfig(Settings):
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     pieces: int = Field(default=1, ge=1)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
     workers: int = Field(default=2, ge=0)
     optimizer: OptimizerConfig = Field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
@@ -53,7 +57,6 @@ class TrainingConfig(Settings):
     log_every: int = Field(default=10, ge=1)
     probe_every: int = Field(default=500, ge=1)
     time_limit_s: float | None = Field(default=None, gt=0)
-    on_collapse: Literal["warn", "stop"] = "warn"
     on_unreadable: Literal["stop", "skip"] = "stop"
 
 
@@ -81,7 +84,7 @@ def train(
     folder: Path | None = None,
     place: Place | None = None,
     watchers: Sequence[Watcher] = (),
-    on_save: Callable[[int, Method], None] | None = None,
+    on_save: Callable[[int, Encoder], None] | None = None,
     resume: Path | None = None,
     weights: Path | None = None,
     progress: Progress | None = None,
@@ -89,20 +92,19 @@ def train(
     """Train a method in place; the same call again goes on where the last one stopped.
 
     folder: gets `metrics.jsonl` and `checkpoints/`; None keeps nothing. place: from `launch.joined()`; None is this process
-    alone. on_save(step, method): called on the first process at step 0, before anything is learned, and at the end.
+    alone. on_save(step, backbone): called on the first process at step 0, before anything is learned, and at the end.
     resume, weights: see `checkpoint.begin`. Raises Stopped (exit 75) after a signal or the time limit, everything
     saved; UserError or DataError, with step and items, where a loss or a gradient is not finite or memory runs out; MedclError
     naming the rank where another process died.
     """
     place, progress = place or here(), progress or Silent()
-    method.to(place.device).train()
-    optimizer = build_optimizer(config.optimizer, method)
-    start = checkpoint.begin(method, optimizer, _checkpoints(folder), resume=resume, weights=weights, progress=progress)
+    run = Run(method, config, place, watchers)
+    start = checkpoint.begin(
+        method, run.optimizer, _checkpoints(folder), resume=resume, weights=weights, average=run.network.average, progress=progress
+    )
     _remember(start, watchers, config)
-    saved = on_save if on_save and place.rank == 0 else _nothing
     if start.step == 0:
-        saved(0, method)
-    run = Run(method, optimizer, config, place, watchers)
+        run.hand_over(0, on_save)
     run.latest = dict(start.figures)
     if config.precision == "bf16" and not run.low_precision:
         progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
@@ -128,23 +130,25 @@ def train(
                 run.save(_checkpoints(folder), moment.step)
             if stopping:
                 raise _stopped(moment, stop, folder)
-    saved(config.num_steps, method)
+    run.hand_over(config.num_steps, on_save)
     distributed.barrier()
     return TrainResult(config.num_steps, figures)
 
 
 class Run:
-    """What one step needs."""
+    """What one step needs. operations: floating-point operations of a step of this process, None until they were counted."""
 
-    def __init__(
-        self, method: Method, optimizer: torch.optim.Optimizer, config: TrainingConfig, place: Place, watchers: Sequence[Watcher]
-    ) -> None:
-        self.method, self.optimizer, self.config, self.place, self.watchers = method, optimizer, config, place, watchers
-        self.engine = place.spread(Stepped(method))
+    def __init__(self, method: Method, config: TrainingConfig, place: Place, watchers: Sequence[Watcher]) -> None:
+        check_pieces(method, config.pieces, config.world_batch // place.world_size)
+        self.method, self.config, self.place, self.watchers = method, config, place, watchers
+        self.network = Network(method, config.network, place)
+        self.optimizer = build_optimizer(config.optimizer, method)
         self.loss, self.lr, self.grad_norm = 0.0, 0.0, 0.0
         self.latest: dict[str, float] = {}
         self.low_precision = config.precision == "bf16" and place.device.type == "cuda"
-        check_pieces(method, config.pieces, config.world_batch // place.world_size)
+        self.operations: int | None = None
+        # What is compiled is not seen by who counts.
+        self.counts = place.device.type == "cuda" and not config.network.compile
 
     def step(self, step: int, batch: Batch) -> Moment:
         """Learn from one batch."""
@@ -154,21 +158,27 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_share"]
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._backward(step, batch, progress)
-        norm = torch.nn.utils.get_total_norm([value.grad for value in self.method.parameters() if value.grad is not None])
+        if self.counts and self.operations is None:
+            output, self.operations = operations_of(lambda: self._backward(step, batch, progress))
+        else:
+            output = self._backward(step, batch, progress)
+        norm = distributed.whole(
+            torch.nn.utils.get_total_norm([value.grad for value in self.method.parameters() if value.grad is not None])
+        )
         self.loss, self.grad_norm = torch.stack([output.loss.detach(), norm.to(output.loss)]).tolist()
         if not math.isfinite(self.loss + self.grad_norm):
             raise _not_finite(step, batch, self.config, "gradient" if math.isfinite(self.loss) else "loss")
         self.optimizer.step()
         self.method.after_step(output, progress)
-        return Moment(step + 1, self.config.num_steps, self.method, batch, output)
+        self.network.follow(step)
+        return Moment(step + 1, self.config.num_steps, self.method, batch, output, self.network.backbone)
 
     def _backward(self, step: int, batch: Batch, progress: float) -> StepOutput:
         try:
             with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.low_precision):
                 if self.config.pieces > 1:
-                    return backward_in_pieces(self.engine, self.method, batch, self.config.pieces, progress)
-                output = self.engine(batch, progress)
+                    return backward_in_pieces(self.network.engine, self.method, batch, self.config.pieces, progress)
+                output = self.network.engine(batch, progress)
             output.loss.backward()
             return output
         except (RuntimeError, MemoryError) as error:
@@ -176,8 +186,8 @@ class Run:
                 raise
             raise UserError(
                 f"step {step}: out of memory with {len(batch)} items per process in {self.config.pieces} piece(s) (store rows "
-                f"{batch.item.tolist()}): raise training.pieces (same result, less memory) or lower training.world_batch; the last "
-                f"checkpoint is still good ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+                f"{batch.item.tolist()}): raise training.pieces or set training.network.recompute (same result, less memory), or lower "
+                f"training.world_batch; the last checkpoint is still good ({_first_line(error)})"
             ) from error
 
     def look(self, moment: Moment, watch: Stopwatch) -> dict[str, float]:
@@ -186,20 +196,27 @@ class Run:
         if moment.step == 1 or _due(moment, self.config.log_every):
             figures = {"loss": self.loss, "lr": self.lr, "grad_norm": self.grad_norm}
             figures |= {name: float(value) for name, value in moment.output.scalars.items()}
-            figures |= watch.read(self.config.world_batch, self.place.device)
+            figures |= watch.read(self.config.world_batch, self.place.device, self.operations)
         for watcher in self.watchers:
             figures |= watcher.look(moment, figures)
         self.latest |= figures
         return figures
 
     def save(self, folder: Path | None, done: int) -> None:
-        """Write a checkpoint on the first process; the others wait."""
-        if folder is not None and self.place.rank == 0:
+        """Write a checkpoint on the first process; the others give it their parts, and wait."""
+        if folder is not None:
             watchers, keep = {type(watcher).__name__: watcher.state for watcher in self.watchers}, self.config.keep
-            checkpoint.save(folder, done, self.method, self.optimizer, watchers, self.latest, keep)
-            if keep.best is not None and keep.best not in self.latest and done >= self.config.probe_every:
+            checkpoint.save(folder, done, self.method, self.optimizer, watchers, self.latest, keep, self.network.average)
+            if self.place.rank == 0 and keep.best is not None and keep.best not in self.latest and done >= self.config.probe_every:
                 raise UserError(f"training.keep.best: '{keep.best}' was not logged until step {done}; there are {sorted(self.latest)}")
         distributed.barrier()
+
+    def hand_over(self, step: int, on_save: Callable[[int, Encoder], None] | None) -> None:
+        """Give the backbone to who asked for it, on the first process."""
+        if on_save is not None:
+            backbone = self.network.backbone()
+            if self.place.rank == 0:
+                on_save(step, backbone)
 
 
 def _checkpoints(folder: Path | None) -> Path | None:
@@ -219,10 +236,6 @@ def _due(moment: Moment, every: int) -> bool:
     return moment.step % every == 0 or moment.step == moment.num_steps
 
 
-def _nothing(step: int, method: Method) -> None:
-    """What is called where nobody wants to know."""
-
-
 def _stopped(moment: Moment, stop: StopRequest, folder: Path | None) -> Stopped:
     reason, saved = stop.reason or "another process", ", saved" if folder else ""
     return Stopped(f"stopped by {reason} after step {moment.step} of {moment.num_steps}{saved}; the same command goes on")
@@ -238,6 +251,10 @@ def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         except StopIteration:
             return
         yield batch, time.perf_counter() - before
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

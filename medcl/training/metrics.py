@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from medcl.foundation import distributed
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import write_text
+
+T = TypeVar("T")
 
 
 class MetricsLog:
@@ -62,13 +65,27 @@ class Stopwatch:
         self._waited += waited
         self._steps += 1
 
-    def read(self, world_batch: int, device: torch.device) -> dict[str, float]:
-        """Figures items_per_s, waiting_share and the highest memory so far: gpu_memory_gib on a GPU, else memory_gib; starts anew."""
+    def read(self, world_batch: int, device: torch.device, operations: int | None = None) -> dict[str, float]:
+        """Figures items_per_s, waiting_share and the highest memory so far: gpu_memory_gib on a GPU, else memory_gib; starts anew.
+
+        operations: of a step of this process; with them tflop_per_s, what it achieves, waiting included.
+        """
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         figures = {"items_per_s": self._steps * world_batch / elapsed, "waiting_share": min(self._waited / elapsed, 1.0)}
+        if operations is not None:
+            figures["tflop_per_s"] = self._steps * operations / elapsed / 1e12
         if device.type == "cuda":
             figures["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         else:
             figures["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
         return figures
+
+
+def operations_of(work: Callable[[], T]) -> tuple[T, int]:
+    """What the work returns, and how many floating-point operations its products and convolutions took, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        result = work()
+    return result, int(counter.get_total_flops())

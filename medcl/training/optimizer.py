@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from medcl.foundation.config import Settings
+from medcl.foundation.distributed import is_split
 
 
 class AdamWConfig(Settings):
@@ -42,7 +43,8 @@ class SGDConfig(Settings):
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer of the parameter groups."""
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=True)
+        split = any(is_split(parameter) for group in groups for parameter in group["params"])  # torch has no fused step for these
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=not split, foreach=split)
 
 
 class LARSConfig(Settings):

@@ -14,7 +14,6 @@ from medcl.methods.method import Method
 from medcl.training import checkpoint
 from medcl.training.launch import Place
 from medcl.training.loop import BatchSource, Run, TrainingConfig, timed
-from medcl.training.optimizer import build_optimizer
 
 STEPS, WARM_UP = 10, 2
 
@@ -42,9 +41,7 @@ def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place
 
     Raises what a run would: UserError where memory runs out or a loss is not finite, DataError where the data fail.
     """
-    method.to(place.device).train()
-    optimizer = build_optimizer(config.optimizer, method)
-    run = Run(method, optimizer, config, place, ())
+    run = Run(method, config, place, ())
     steps = min(STEPS, config.num_steps)
     spent, waits = [], []
     with closing(batches.iterate(0, steps)) as source:
@@ -58,7 +55,7 @@ def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place
     return Rehearsal(
         parameters=sum(value.numel() for value in method.parameters() if value.requires_grad),
         memory_bytes=_peak_bytes(place.device),
-        checkpoints_bytes=checkpoint.size(method, optimizer) * (keep.last + 1 + (keep.best is not None)),
+        checkpoints_bytes=checkpoint.size(method, run.optimizer, run.network.average) * (keep.last + 1 + (keep.best is not None)),
         step_s=statistics.median(spent[counted]),
         waiting_s=statistics.median(waits[counted]),
         num_steps=config.num_steps,

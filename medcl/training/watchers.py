@@ -9,28 +9,35 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from medcl.encoders.contract import Encoder
 from medcl.foundation import distributed
+from medcl.foundation.config import Settings
 from medcl.foundation.errors import DataError
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
 from medcl.methods.parts import Teacher
-from medcl.monitoring.collapse import collapse_figures, collapse_reason
+from medcl.monitoring.collapse import CollapseLimits, collapse_figures, collapse_reason
 from medcl.monitoring.negatives import hardest_negatives, negative_figures
+from medcl.training.trackers import MLflowConfig, WandbConfig
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a watcher sees after a step. step: how many are done."""
+    """What a watcher sees after a step.
+
+    step: how many are done. backbone(): the one that is exported, which may be an average of what `method` holds; every process must ask.
+    """
 
     step: int
     num_steps: int
     method: Method
     batch: Batch
     output: StepOutput
+    backbone: Callable[[], Encoder]
 
 
 class Watcher(Protocol):
@@ -47,19 +54,33 @@ class Watcher(Protocol):
         ...
 
 
-class CollapseWatch:
-    """Looks at the embeddings every ten steps; says so when three looks in a row, after a grace, find them collapsed.
+class WatchConfig(Settings):
+    """What is watched closely, and who else is told; nothing here changes what is learned.
 
-    on_collapse: `warn` says it once; `stop` raises DataError, leaving the last checkpoint. The figures of the first step are what the
-    later ones are held against.
+    on_collapse: `warn` says it once; `stop` ends the run, leaving the last checkpoint. collapse: from where on they count as collapsed;
+    looks: how many looks in a row, every ten steps, must find them so, after grace_steps. leak: relative change of an embedding with the
+    other items of its batch, above which a warning is given. mlflow, wandb: trackers that get every figure; none by default.
+    """
+
+    on_collapse: Literal["warn", "stop"] = "warn"
+    collapse: CollapseLimits = Field(default_factory=CollapseLimits)
+    grace_steps: int = Field(default=30, ge=0)
+    looks: int = Field(default=3, ge=1)
+    leak: float = Field(default=1e-3, ge=0)
+    mlflow: MLflowConfig | None = None
+    wandb: WandbConfig | None = None
+
+
+class CollapseWatch:
+    """Looks at the embeddings every ten steps, and says or stops where they are collapsed.
+
+    The figures of the first step are what the later ones are held against.
     """
 
     every = 10
-    grace_steps = 30
-    looks = 3
 
-    def __init__(self, on_collapse: Literal["warn", "stop"] = "warn", progress: Progress | None = None) -> None:
-        self.on_collapse, self.progress = on_collapse, progress or Silent()
+    def __init__(self, config: WatchConfig | None = None, progress: Progress | None = None) -> None:
+        self.config, self.progress = config or WatchConfig(), progress or Silent()
         self.state: dict[str, Any] = {"first": None, "in_a_row": 0, "named": False}
 
     def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
@@ -68,9 +89,10 @@ class CollapseWatch:
             return {}
         found = collapse_figures(moment.output.embeddings)
         self.state["first"] = self.state["first"] or found
-        reason = collapse_reason(found, self.state["first"]) if moment.step > self.grace_steps else None
+        late = moment.step > self.config.grace_steps
+        reason = collapse_reason(found, self.state["first"], self.config.collapse) if late else None
         self.state["in_a_row"] = self.state["in_a_row"] + 1 if reason else 0
-        collapsed = self.state["in_a_row"] >= self.looks
+        collapsed = self.state["in_a_row"] >= self.config.looks
         if collapsed and not self.state["named"]:
             self.state["named"] = True
             self._name(moment.step, str(reason))
@@ -81,8 +103,8 @@ class CollapseWatch:
 
     def _name(self, step: int, reason: str) -> None:
         message = f"collapsed at step {step}: {reason}; lower the learning rate, or check that the method has negatives or a predictor"
-        if self.on_collapse == "stop":
-            raise DataError(message + " (training.on_collapse is stop; the last checkpoint is from before)")
+        if self.config.on_collapse == "stop":
+            raise DataError(message + " (watch.on_collapse is stop; the last checkpoint is from before)")
         if distributed.rank() == 0:
             self.progress.say("warning: " + message)
 
@@ -91,10 +113,9 @@ class LearningWatch:
     """Every ten steps: how hard negatives are, and how far a momentum teacher is from its student. Once: whether items leak."""
 
     every = 10
-    leak_limit = 1e-3
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.progress = progress or Silent()
+    def __init__(self, config: WatchConfig | None = None, progress: Progress | None = None) -> None:
+        self.config, self.progress = config or WatchConfig(), progress or Silent()
         self.state: dict[str, Any] = {}
 
     def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
@@ -117,7 +138,7 @@ class LearningWatch:
 
     def _leak(self, moment: Moment) -> dict[str, float]:
         found = leak(moment.method, moment.batch)
-        if found > self.leak_limit and distributed.rank() == 0:
+        if found > self.config.leak and distributed.rank() == 0:
             self.progress.say(
                 f"warning: an item's embedding changes by {found:.1%} with the other items of its batch (BatchNorm?): a method can tell "
                 "positives by that, and two processes do not learn what one does; take a network without BatchNorm"
@@ -151,13 +172,15 @@ class ProbeWatch:
 
     def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
         """Figures `probe/...`, on the first process only."""
-        due = moment.step % self.every == 0 or moment.step == moment.num_steps
-        if not due or distributed.rank() != 0:
+        if moment.step % self.every and moment.step != moment.num_steps:
             return {}
-        moment.method.eval()
+        backbone = moment.backbone()
+        if distributed.rank() != 0:
+            return {}
+        backbone.eval()
         with torch.no_grad():
-            found = self.probe(moment.method.backbone)
-        moment.method.train()
+            found = self.probe(backbone)
+        backbone.train()
         return {f"probe/{name}": value for name, value in found.items()}
 
     def close(self) -> None:

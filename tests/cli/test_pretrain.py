@@ -9,10 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from medcl import cli
+from medcl.training.checkpoint import TENSORS
 from medcl.training.metrics import MetricsLog
 
 
@@ -103,3 +106,17 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     full = _pretrain(small_config, "--out", tmp_path / "other", "--dry-run")
     assert full.exit_code == 2 and "checkpoints need" in full.output
+
+
+def test_an_average_is_exported_and_what_only_saves_memory_may_change(small_config: Path, tmp_path: Path) -> None:
+    out, average = tmp_path / "run", "training.network.ema=0.9"
+    stopped = _pretrain(small_config, average, "training.time_limit_s=0.001", "--out", out)
+    assert stopped.exit_code == 75, stopped.output
+    refused = _pretrain(small_config, "training.network.ema=0.5", "--out", out)
+    assert refused.exit_code == 2 and "training.network.ema was 0.9, is 0.5" in refused.output
+    finished = _pretrain(small_config, average, "training.network.recompute=true", "watch.on_collapse=stop", "--out", out)
+    assert finished.exit_code == 0, finished.output
+    kept = load_file(out / "checkpoints" / "step-12" / TENSORS)
+    exported = load_file(out / "backbone" / "weights.safetensors")
+    assert all(torch.equal(tensor, kept[f"average.backbone.{name}"]) for name, tensor in exported.items())
+    assert any(not torch.equal(tensor, kept[f"method.backbone.{name}"]) for name, tensor in exported.items())

@@ -18,6 +18,8 @@ DOORS = {
     "nibabel": ("ingest/nifti",),
     "torchio": ("views/acquisition.py",),
     "torch.utils.tensorboard": ("training/watchers.py",),
+    "mlflow": ("training/trackers.py",),
+    "wandb": ("training/trackers.py",),
     "tokenizers": ("encoders/tokenizer.py",),
     "pandas": ("ingest/", "store/", "evaluation/", "reporting/", "export/", "loading/texts.py"),
     "skimage": ("store/", "views/intensity.py"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medcl.monitoring.collapse import alignment, collapse_figures, collapse_reason
+from medcl.monitoring.collapse import CollapseLimits, alignment, collapse_figures, collapse_reason
 
 
 def _random(n: int = 512, dim: int = 32) -> torch.Tensor:
@@ -71,3 +71,15 @@ def test_alignment_and_uniformity_as_loops() -> None:
 def test_one_row_and_many_rows_have_figures() -> None:
     assert all(math.isfinite(value) for value in collapse_figures(_random(1)).values())
     assert collapse_figures(_random(3000)) == collapse_figures(_random(3000)[:1024])
+
+
+def test_limits_can_be_set() -> None:
+    first = {"spread": 1.0, "first_direction_share": 0.1, "effective_rank": 20.0}
+    for found, limits in (
+        ({"spread": 0.3}, {"spread": 0.4}),
+        ({"spread": 0.04}, {"spread_kept": 0.01}),
+        ({"first_direction_share": 0.9}, {"first_direction_share": 0.8}),
+        ({"effective_rank": 3.0}, {"effective_rank": 4.0}),
+    ):
+        before, after = collapse_reason(first | found, first), collapse_reason(first | found, first, CollapseLimits(**limits))
+        assert (before is None) != (after is None), found

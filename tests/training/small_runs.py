@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
 import sys
 import typing
+import warnings
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +25,7 @@ from medcl.loading import Batches, ReportTexts
 from medcl.methods import Method, MethodConfig
 from medcl.training import TrainingConfig, train
 from medcl.training.checkpoint import TENSORS
-from medcl.training.launch import joined
+from medcl.training.launch import Place, joined
 from medcl.training.loop import TrainResult
 
 SIDE = 16
@@ -107,6 +113,38 @@ def run(name: str, folder: Path | None, watchers: Any = (), config: TrainingConf
 
 def final_bytes(folder: Path, step: int) -> bytes:
     return (folder / "checkpoints" / f"step-{step}" / TENSORS).read_bytes()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_processes(count: int, work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
+    """`work(place, *arguments)` in so many gloo processes; forked, which spares importing torch in each."""
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    processes: list[BaseProcess] = [fork.Process(target=_process, args=(rank, count, port, work, arguments)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> None:
+    """The same, and wait: all must end well."""
+    processes = start_processes(count, work, *arguments)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count
+
+
+def _process(rank: int, count: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    warnings.simplefilter("ignore", FutureWarning)  # torch renames an option of DistributedDataParallel
+    with joined() as place:
+        assert place == Place(torch.device("cpu"), rank, count)
+        work(place, *arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from medcl.foundation.errors import Stopped
 from medcl.foundation.progress import Silent
@@ -26,8 +25,8 @@ from medcl.training import train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.launch import Place
-from medcl.training.watchers import CollapseWatch, Moment
-from tests.training.small_runs import METHODS, final_bytes, made_batches, made_config, made_method, run
+from medcl.training.watchers import CollapseWatch, Moment, WatchConfig
+from tests.training.small_runs import METHODS, final_bytes, free_port, in_processes, made_batches, made_config, made_method, run
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 NUM_STEPS = 10
@@ -82,22 +81,16 @@ def test_pieces_are_the_whole(name: str, pieces: int) -> None:
     _close(_gradients(method), wanted)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _two_processes(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    place = Place(torch.device("cpu"), rank, 2)
+def _one_of_several(place: Place, folder: str) -> None:
     for name in METHODS:
+        sent = []
         for pieces in (1, 2):
             method, batch = _warmed_alone(name)
-            half = len(batch) // 2
+            share = len(batch) // place.world_size
             engine = place.spread(Stepped(method))
-            part = batch.rows(rank * half, (rank + 1) * half)
+            reduced = _Reductions()
+            engine.register_comm_hook(reduced, _Reductions.reduce)  # type: ignore[operator]
+            part = batch.rows(place.rank * share, (place.rank + 1) * share)
             if pieces == 1:
                 output = engine(part, 0.5)
                 output.loss.backward()
@@ -106,8 +99,21 @@ def _two_processes(rank: int, port: int, folder: str) -> None:
             with torch.no_grad():
                 method.after_step(output, 0.5)
             state = {key: value.clone() for key, value in method.state_dict().items()}
-            torch.save({"loss": output.loss.detach(), "grad": _gradients(method), "state": state}, f"{folder}/{name}-{pieces}-{rank}.pt")
-    dist.destroy_process_group()
+            found = {"loss": output.loss.detach(), "grad": _gradients(method), "state": state}
+            torch.save(found, f"{folder}/{name}-{pieces}-{place.rank}.pt")
+            sent.append(reduced.buckets)
+        assert sent[0] == sent[1] > 0, "gradients are averaged once a step, not once a piece"
+
+
+class _Reductions:
+    """Counts what DistributedDataParallel sends."""
+
+    def __init__(self) -> None:
+        self.buckets = 0
+
+    def reduce(self, bucket):  # torch insists on what annotations are, and ours are texts
+        self.buckets += 1
+        return allreduce_hook(dist.group.WORLD, bucket)
 
 
 def _warmed_alone(name: str) -> tuple[Method, Batch]:
@@ -129,8 +135,9 @@ def _warmed_alone(name: str) -> tuple[Method, Batch]:
     return method, batch
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    mp.spawn(_two_processes, args=(_free_port(), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_are_one(processes: int, tmp_path: Path) -> None:
+    in_processes(processes, _one_of_several, str(tmp_path))
     for name in METHODS:
         method, batch = _warmed_alone(name)
         output = method(batch, 0.5)
@@ -139,7 +146,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         with torch.no_grad():
             method.after_step(output, 0.5)
         for pieces in (1, 2):
-            for rank in (0, 1):
+            for rank in range(processes):
                 found = torch.load(tmp_path / f"{name}-{pieces}-{rank}.pt")
                 torch.testing.assert_close(found["loss"], output.loss.detach())
                 _close(found["grad"], wanted)
@@ -204,7 +211,7 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 @every_method
 def test_two_processes_of_torchrun_learn_what_one_does(name: str, tmp_path: Path) -> None:
     """With SGD: Adam would blow the rounding noise of a bias that the loss does not depend on up to whole steps."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(_free_port())]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     program = [str(Path(__file__).with_name("small_runs.py")), name]
     run(name, tmp_path / "one", config=made_config(num_steps=5, optimizer={"name": "sgd"}))
     subprocess.run([*torchrun, *program, str(tmp_path / "two"), "5", "sgd"], check=True)
@@ -231,7 +238,7 @@ class _Losses:
 def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
     method = made_method(name)
     batches = made_batches(method, num_items=8, world_batch=8)
-    losses, watch = _Losses(), CollapseWatch("stop")
+    losses, watch = _Losses(), CollapseWatch(WatchConfig(on_collapse="stop"))
     config = made_config(num_steps=80, optimizer={"lr": 3e-3}, schedule={"warmup_steps": 10})
     train(method, batches, config, watchers=[losses, watch])
     early, late = sum(losses.values[6:12]) / 6, sum(losses.values[-6:]) / 6

@@ -1,27 +1,28 @@
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import resource
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from medcl.encoders import Encoder
 from medcl.foundation import config as settings
 from medcl.foundation.errors import DataError, Stopped, UserError
 from medcl.foundation.types import Batch, StepOutput
 from medcl.methods import Method
 from medcl.training import TrainingConfig, train
 from medcl.training.grad_cache import Stepped, backward_in_pieces
-from medcl.training.metrics import MetricsLog, read_metrics
-from medcl.training.optimizer import AdamWConfig, LARSConfig, SGDConfig, build_optimizer
-from medcl.training.schedule import ScheduleConfig, learning_rate_share
-from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, view_sheet
+from medcl.training.launch import Place
+from medcl.training.loop import Run
+from medcl.training.metrics import MetricsLog, Stopwatch, operations_of, read_metrics
+from medcl.training.optimizer import AdamWConfig, SGDConfig
+from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, WatchConfig, view_sheet
 from tests.training.small_runs import made_batches, made_config, made_method
 
 
@@ -71,11 +72,11 @@ def test_a_run_without_negatives_is_named_collapsed_within_200_steps() -> None:
         def track(items, total, what, done=0):
             return iter(items)
 
-    method, watch = OnlyPull(), CollapseWatch("warn", Say())
+    method, watch = OnlyPull(), CollapseWatch(progress=Say())
     train(method, made_batches(method), made_config(num_steps=90, log_every=200), watchers=[watch])
     assert watch.state["named"] and len(said) == 1 and "collapsed at step" in said[0]
     with pytest.raises(DataError, match=r"collapsed at step \d+.*on_collapse is stop"):
-        train(OnlyPull(), made_batches(method), made_config(num_steps=90), watchers=[CollapseWatch("stop")])
+        train(OnlyPull(), made_batches(method), made_config(num_steps=90), watchers=[CollapseWatch(WatchConfig(on_collapse="stop"))])
 
 
 def test_metrics_have_every_logged_step_once(tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_on_save_is_called_before_the_first_step_and_at_the_end(tmp_path: Path) 
     method, calls = made_method("simclr"), []
     start = method.backbone.conv1.weight.detach().clone()
 
-    def on_save(step: int, method: Method) -> None:
-        calls.append((step, torch.equal(method.backbone.conv1.weight, start)))
+    def on_save(step: int, backbone: Encoder) -> None:
+        calls.append((step, torch.equal(backbone.conv1.weight, start)))
 
     train(method, made_batches(method), made_config(), folder=tmp_path, on_save=on_save)
     assert calls == [(0, True), (12, False)]
@@ -243,56 +244,20 @@ def test_training_in_pieces_learns_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
-def test_schedule() -> None:
-    config = ScheduleConfig(warmup_steps=4, final_share=0.1)
-    shares = [learning_rate_share(step, 104, config) for step in range(104)]
-    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert shares[54] == pytest.approx(0.55) and shares[-1] == pytest.approx(0.1, abs=0.001)
-    assert all(a >= b for a, b in itertools.pairwise(shares[4:]))
-    assert learning_rate_share(0, 10, ScheduleConfig(warmup_steps=0)) == 1.0
-
-
-def test_norms_and_biases_do_not_decay() -> None:
-    method = made_method("moco")
-    groups = build_optimizer(AdamWConfig(weight_decay=0.3), method).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
-    assert all(parameter.ndim > 1 for parameter in groups[0]["params"]) and all(parameter.ndim == 1 for parameter in groups[1]["params"])
-    assert sum(len(group["params"]) for group in groups) == sum(parameter.requires_grad for parameter in method.parameters())
-    assert isinstance(build_optimizer(SGDConfig(), method), torch.optim.SGD)
-
-
-def test_early_stages_move_less_with_layer_decay() -> None:
-    method = made_method("moco")
-    groups = build_optimizer(AdamWConfig(layer_decay=0.5, weight_decay=0.1), method).param_groups
-    share = {id(value): group["lr_share"] for group in groups for value in group["params"]}
-    stages = [method.backbone.conv1, method.backbone.layer1, method.backbone.layer2, method.backbone.layer3, method.backbone.layer4]
-    found = [share[id(next(iter(stage.parameters())))] for stage in stages]
-    assert found == sorted(found) and found[-1] == 0.5 and found[1] == pytest.approx(0.5**4)
-    assert share[id(method.head.out.weight)] == 1.0
-    assert {group["lr_share"] for group in build_optimizer(AdamWConfig(), method).param_groups} == {1.0}
-
-
-def test_lars_is_its_algorithm_and_resumes(tmp_path: Path) -> None:
-    """You et al. 2017, algorithm 1, number by number for two steps."""
-    layer = torch.nn.Linear(3, 2)
-    optimizer = build_optimizer(LARSConfig(lr=0.5, weight_decay=0.1, momentum=0.9, trust=0.02), layer)
-    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    moved, shifted = torch.zeros_like(weight), torch.zeros_like(bias)
-    for step in range(2):
-        layer.weight.grad, layer.bias.grad = torch.full((2, 3), 1.0 + step), torch.full((2,), 2.0)
-        trust = 0.02 * weight.norm() / (layer.weight.grad.norm() + 0.1 * weight.norm())
-        moved = 0.9 * moved + 0.5 * trust * (layer.weight.grad + 0.1 * weight)
-        shifted = 0.9 * shifted + 0.5 * layer.bias.grad
-        weight, bias = weight - moved, bias - shifted
-        optimizer.step()
-        torch.testing.assert_close(layer.weight.detach(), weight)
-        torch.testing.assert_close(layer.bias.detach(), bias)
-    lars, weights = {"name": "lars", "lr": 1.0}, []
-    for cuts in ((6,), (4, 6)):
-        for steps in cuts:
-            method, config = made_method("simclr"), made_config(num_steps=6, optimizer=lars, time_limit_s=None if steps == 6 else 1e-6)
-            with contextlib.suppress(Stopped):
-                train(method, made_batches(method), config, folder=tmp_path / str(len(cuts)))
+def test_operations_are_counted_without_changing_a_bit() -> None:
+    """Two for each multiplication, three passes (forward, gradients of input and weight); the first layer's input needs no gradient."""
+    layers, outputs = torch.nn.Sequential(torch.nn.Linear(32, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)), torch.randn(8, 32)
+    _, found = operations_of(lambda: layers(outputs).sum().backward())
+    assert found == 2 * 8 * (32 * 16 * 2 + 16 * 4 * 3)
+    weights = []
+    for counts in (False, True):
+        method = made_method("simclr")
+        run = Run(method, made_config(), Place(torch.device("cpu")), ())
+        run.counts = counts
+        for step in range(2):
+            moment = run.step(step, made_batches(method).at(step))
+        figures = run.look(moment, Stopwatch())
+        assert (run.operations is not None) == ("tflop_per_s" in figures) == counts
         weights.append(method.head.out.weight.detach())
     assert torch.equal(*weights)
 
@@ -340,7 +305,7 @@ def test_a_batchnorm_that_lets_items_see_each_other_is_named() -> None:
 
     for method, leaks in ((_Normed(), True), (made_method("simclr"), False)):
         Say.lines.clear()
-        watch = _Heard(LearningWatch(Say()))  # type: ignore[arg-type]
+        watch = _Heard(LearningWatch(progress=Say()))  # type: ignore[arg-type]
         train(method, made_batches(method), made_config(num_steps=2), watchers=[watch])
         assert (watch.found["leak"] > 0.01) == leaks and len(Say.lines) == leaks
         assert not leaks or "changes by" in Say.lines[0]
@@ -358,6 +323,17 @@ class _Heard:
 
     def close(self) -> None:
         pass
+
+
+def test_the_watch_stops_when_it_is_told_to() -> None:
+    """Limits that any run breaks: the grace and the looks in a row decide when."""
+    config = WatchConfig(on_collapse="stop", collapse={"effective_rank": 1e6}, grace_steps=10, looks=2)
+    with pytest.raises(DataError, match="collapsed at step 30: embeddings fill few directions"):
+        train(made_method("simclr"), made_batches(made_method("simclr")), made_config(num_steps=40), watchers=[CollapseWatch(config)])
+    said: list[str] = []
+    watch = LearningWatch(WatchConfig(leak=0.0), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
+    train(_Normed(), made_batches(_Normed()), made_config(num_steps=1), watchers=[watch])
+    assert len(said) == 1
 
 
 def test_negatives_and_the_teacher_are_watched() -> None:

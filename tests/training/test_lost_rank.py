@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,9 @@ from safetensors.torch import load_file
 
 from medcl.foundation.errors import MedclError
 from medcl.training.checkpoint import TENSORS
-from medcl.training.launch import joined
+from medcl.training.launch import Place
 from medcl.training.watchers import Moment
-from tests.training.small_runs import made_config, run
+from tests.training.small_runs import made_config, run, start_processes
 
 SGD = {"name": "sgd"}  # Adam would blow the rounding noise of a bias that the loss does not depend on up to whole steps
 
@@ -36,27 +33,17 @@ class _DiesAt:
         pass
 
 
-def _process(rank: int, port: int, folder: Path, dies: int) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    warnings.simplefilter("ignore", FutureWarning)  # torch renames an option of DistributedDataParallel
+def _survive(place: Place, folder: Path, dies: int, shard: bool) -> None:
     try:
-        with joined() as place:
-            run("moco", folder, [_DiesAt(dies, 6)], made_config(optimizer=SGD), place=place)
+        run("moco", folder, [_DiesAt(dies, 6)], made_config(optimizer=SGD, network={"shard": shard}), place=place)
     except MedclError as error:
-        (folder / f"said-by-{rank}").write_text(str(error))
+        (folder / f"said-by-{place.rank}").write_text(str(error))
 
 
-@pytest.mark.parametrize("dies", [0, 1])
-def test_a_lost_rank_is_named_and_one_process_goes_on(dies: int, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+@pytest.mark.parametrize(("dies", "shard"), [(0, False), (1, False), (1, True)])
+def test_a_lost_rank_is_named_and_one_process_goes_on(dies: int, shard: bool, tmp_path: Path) -> None:
     tmp_path.joinpath("run").mkdir()
-    fork = multiprocessing.get_context("fork")  # spares importing torch twice
-    processes = [fork.Process(target=_process, args=(rank, port, tmp_path / "run", dies)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
+    processes = start_processes(2, _survive, tmp_path / "run", dies, shard)
     processes[dies].join(120)
     assert processes[dies].exitcode == -signal.SIGKILL
     died = time.monotonic()
