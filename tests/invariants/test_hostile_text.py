@@ -15,7 +15,7 @@ from medcl.evaluation.summary import RESULTS, SUMMARY, Summary, write_summary
 def test_cells_of_a_study_are_no_formulas(tmp_path: Path, cell: str) -> None:
     """Names of initialisations and tasks come from a person's YAML; numbers stay numbers."""
     table = pd.DataFrame([{"task": cell, "init": cell, "metric": "auroc", "value": -0.5}])
-    write_summary(tmp_path, Summary(table, table, {}))
+    write_summary(tmp_path, Summary(table, table, {}, []))
     for name in (RESULTS, SUMMARY):
         with open(tmp_path / name, newline="", encoding="utf-8") as handle:
             (row,) = csv.DictReader(handle)
