@@ -178,7 +178,7 @@ def _limits(study: Study, own: list[Row]) -> tuple[float, float]:
 
 
 def _patients(study: Study, fraction: float) -> str:
-    return f"{int(min(row['num_patients'] for row in _of(study.results, fraction=fraction))):,}"
+    return f"{int(min(row['num_patients'] for row in _of(study.results, fraction=fraction) if row['mode'] in study.modes)):,}"
 
 
 def comparison(study: Study) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from medcl.evaluation.study import run_study
 from medcl.evaluation.zero_shot import probabilities, questions
 from medcl.foundation.errors import DataError, UserError
 from medcl.reporting.page import write_study_page
+from medcl.reporting.read_study import curve_panels, read_study
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import PICTURE_ENCODER, image_text_run, picture_backbone, study_config
 
@@ -109,18 +110,20 @@ def test_alone_it_takes_no_label_and_goes_on(pictures: VolumeStore, run: Path, t
     assert _tables(tmp_path)[0]["value"].tolist() != results["value"].tolist()
 
 
-def test_beside_curves_it_is_no_point_of_them(pictures: VolumeStore, run: Path, tmp_path: Path) -> None:
+def test_beside_curves_neither_it_nor_retrieval_is_a_point_of_them(pictures: VolumeStore, run: Path, tmp_path: Path) -> None:
     inits = {"random": PICTURE_ENCODER.model_dump(), "convirt": str(run)}
     config = study_config(pictures, inits=inits, task=TASK, modes=["linear"], fractions=[0.3, 1.0], floor=False)
     run_study(config, tmp_path / "study")
     before = _tables(tmp_path / "study")
-    run_study(config.model_copy(update={"modes": ("linear", "zeroshot")}), tmp_path / "study", before_card=write_study_page)
+    run_study(config.model_copy(update={"modes": ("linear", "zeroshot", "retrieval")}), tmp_path / "study", before_card=write_study_page)
     results, summary, headline = _tables(tmp_path / "study")
     assert headline["label_saving"] == before[2]["label_saving"]
     assert [words for words in headline["sentences"] if "zero-shot" not in words] == before[2]["sentences"]
     assert len(headline["sentences"]) == len(before[2]["sentences"]) + 1
     for now, then in ((results, before[0]), (summary, before[1])):
         pd.testing.assert_frame_equal(now.query("mode == 'linear'").reset_index(drop=True), then)
+    panels = curve_panels(read_study(tmp_path / "study"))
+    assert list(panels) == ["linear"] and list(panels["linear"].ticks) == [0.3, 1.0] and not panels["linear"].ticks[1.0].endswith("\n0")
     page = (tmp_path / "study" / "page.html").read_text()
     assert page.count("<h3>zero-shot</h3>") == 0 and "With no labels: zero-shot" in page
 
