@@ -119,8 +119,8 @@ class OpenStudy:
         self.draws_hash = write_draws(out, self.cases, self.draws)
         self.numbers = self._numbers()
         self.keys = [key for mode in config.modes for init in self.inits for key in self._keys(init, mode)]
-        for mode in set(READS_TEXT) & set(config.modes):
-            if mode not in {key.mode for key in self.keys}:
+        for mode in READS_TEXT:
+            if mode in config.modes and mode not in {key.mode for key in self.keys}:
                 raise UserError(f"modes: '{mode}' needs an init that read reports; give the RUN folder of a convirt pretraining")
         self._may_fit = True
         self._frozen: dict[str, FrozenFits] = {}
