@@ -40,8 +40,8 @@ class Classes:
         return [(model.strength, model.probabilities) for model in fit_logistic(features, self.label[rows], self.width)]
 
     def shares(self, rows: np.ndarray) -> np.ndarray:
-        """Share of every class among the rows: (classes,)."""
-        return np.bincount(self.label[rows], minlength=self.width) / len(rows)
+        """Share of every class among the rows: (classes,); all alike where there are none."""
+        return np.bincount(self.label[rows], minlength=self.width) / len(rows) if len(rows) else np.full(self.width, 1 / self.width)
 
     def loss(self, rows: np.ndarray, balanced: bool) -> nn.Module:
         """Cross-entropy."""

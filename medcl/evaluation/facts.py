@@ -20,6 +20,7 @@ from medcl.evaluation.linear import STRENGTHS, principal_components
 from medcl.evaluation.settings import ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask, StudyConfig, WeightsConfig
 from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
 from medcl.evaluation.subgroups import groupings_of
+from medcl.evaluation.summary import FULLEST_FIRST
 from medcl.foundation.files import hash_of_folder
 from medcl.foundation.geometry import rows_and_columns
 from medcl.store.volume_store import VolumeStore
@@ -203,9 +204,11 @@ def _protocol(config: StudyConfig) -> list[str]:
         "distill": "Distillation: from the same start a student learns what the fine-tuned network says of every training image, labelled "
         f"or not, for as long again; temperature {finetune.distill.temperature:g}, weight of the labels {finetune.distill.label_share:g}.",
         "frozen": f"Frozen encoder: only the decoder learns; {budget}",
+        "zeroshot": "Zero-shot: no label is used. Each answer is the mean of its sentences' embeddings at unit length; softmax of "
+        "their cosine with the image over the temperature of the pretraining; decisions count every class the same.",
         "retrieval": "Retrieval: each report by the mean of its sentences' embeddings, among all reports of the test set.",
     }
     chosen = [lines[mode] for mode in config.modes]
-    if set(config.modes) - {"retrieval"}:
+    if set(config.modes) & set(FULLEST_FIRST):
         chosen.append("Validation cases are labelled at every fraction; they choose settings and are never trained on.")
     return chosen

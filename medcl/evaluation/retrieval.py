@@ -57,7 +57,7 @@ class ImageTextModel:
         settings = validate(_RunSettings, {name: content.get(name) for name in ("encoder", "method")}, str(run / "config.yaml"))
         method = settings.method.build(settings.encoder.build())
         if not isinstance(method, ConVIRT):
-            raise UserError(f"{run}: method '{settings.method.name}' reads no text, so there is nothing to retrieve; give a convirt run")
+            raise UserError(f"{run}: method '{settings.method.name}' reads no text, so it cannot tell what one says; give a convirt run")
         checkpoint = newest(run / "checkpoints")
         if checkpoint is None:
             raise UserError(f"{run}: has no checkpoint; run `medcl pretrain` again, it goes on where it stopped")
@@ -68,6 +68,7 @@ class ImageTextModel:
         self.method = method.eval().to(self.device)
         self.tokenizer = tokens.load(run / "tokenizer.json")
         self.length = settings.method.text.length
+        self.temperature: float = settings.method.temperature
 
     def embed_images(self, store: VolumeStore, rows: np.ndarray, maker: ViewMaker) -> np.ndarray:
         """(rows, dim) unit vectors: the projected embedding, mean over windows."""

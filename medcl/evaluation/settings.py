@@ -13,7 +13,7 @@ from medcl.evaluation.label_fraction import SplitConfig
 from medcl.foundation.config import Settings
 from medcl.views.policy import ViewsConfig
 
-Mode = Literal["knn", "linear", "finetune", "distill", "frozen", "retrieval"]
+Mode = Literal["knn", "linear", "finetune", "distill", "frozen", "retrieval", "zeroshot"]
 _FROM_LABELS: tuple[Mode, ...] = ("knn", "linear", "finetune")
 MODES_OF: dict[str, tuple[Mode, ...]] = {
     "classification": _FROM_LABELS,
@@ -22,23 +22,36 @@ MODES_OF: dict[str, tuple[Mode, ...]] = {
     "segmentation": ("frozen", "finetune"),
     "retrieval": ("retrieval",),
 }
-ON_REQUEST: dict[str, tuple[Mode, ...]] = {"classification": ("distill", "retrieval")}
+ON_REQUEST: dict[str, tuple[Mode, ...]] = {"classification": ("distill", "retrieval", "zeroshot"), "multilabel": ("zeroshot",)}
+READS_TEXT: tuple[Mode, ...] = ("retrieval", "zeroshot")  # modes for runs that read reports
 PIXELS = "pixels"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
+# What may be there -> sentences that say so.
+Prompts = dict[
+    Annotated[str, Field(coerce_numbers_to_str=True)], Annotated[tuple[Annotated[str, Field(pattern=r"\w")], ...], Field(min_length=1)]
+]
 
 
 class ClassificationTask(Settings):
-    """Tell classes apart. label: column of the data's labels; its values are the classes."""
+    """Tell classes apart. label: column of the data's labels; its values are the classes.
+
+    prompts: for mode `zeroshot`, for each class the sentences by which a report says it.
+    """
 
     name: Literal["classification"] = "classification"
     label: str
+    prompts: Prompts = Field(default_factory=dict)
 
 
 class MultilabelTask(Settings):
-    """Say of several findings whether each is there. labels: columns of the data's labels, with 1, 0, or nothing where unknown."""
+    """Say of several findings whether each is there. labels: columns of the data's labels, with 1, 0, or nothing where unknown.
+
+    prompts: for mode `zeroshot`, for each finding the sentences by which a report says that it is absent ("0") and present ("1").
+    """
 
     name: Literal["multilabel"] = "multilabel"
     labels: tuple[str, ...] = Field(min_length=1)
+    prompts: dict[str, Prompts] = Field(default_factory=dict)
 
 
 class RegressionTask(Settings):
@@ -211,6 +224,9 @@ class StudyConfig(Settings):
         wrong = [mode for mode in self.modes if mode not in legal]
         if wrong:
             raise ValueError(f"modes: '{wrong[0]}' is not for {self.task.name}; legal: {', '.join(sorted(legal))}")
+        if "zeroshot" in self.modes and not getattr(self.task, "prompts", None):
+            way_out = 'for example prompts: {"0": [No effusion.], "1": [Effusion.]}; in multilabel such a pair for each finding'
+            raise ValueError(f"task.prompts: mode 'zeroshot' asks with sentences, and there are none; {way_out}")
         return self
 
     @property

@@ -20,11 +20,12 @@ from medcl.evaluation.initialisations import Initialisation, initialisations
 from medcl.evaluation.leaks import LeakReport, Scored, check_leaks
 from medcl.evaluation.retrieval import retrieve_from_run
 from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
-from medcl.evaluation.settings import ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
+from medcl.evaluation.settings import READS_TEXT, ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
 from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
-from medcl.evaluation.summary import HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
+from medcl.evaluation.summary import FULLEST_FIRST, HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
 from medcl.evaluation.supervised import learn_weights
 from medcl.evaluation.targets import in_words
+from medcl.evaluation.zero_shot import fit_nothing, questions
 from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, sha256_of_file, write_card, write_json
 from medcl.foundation.progress import Progress, Silent
@@ -86,7 +87,8 @@ def _conclude(study: OpenStudy, fits: list[Fit], before_card: Callable[[Path], o
 
 def _begin(config: StudyConfig, out: Path) -> None:
     """Open the folder; the card of an earlier state goes, since the folder is about to change."""
-    content = {"data": hash_of_folder(config.data) if (config.data / CARD).is_file() else "", "task": config.task.model_dump(mode="json")}
+    task = config.task.model_dump(mode="json", exclude={"prompts"})  # new prompts ask the same data anew
+    content = {"data": hash_of_folder(config.data) if (config.data / CARD).is_file() else "", "task": task}
     if (out / BEGUN).is_file():
         if read_json(out / BEGUN) != content:
             raise UserError(f"--out {out}: this study was begun with other data or another task; take another --out")
@@ -108,6 +110,8 @@ class OpenStudy:
         self.folder = FitFolder(out)
         opened = [init.store for init in self.inits]
         self.cases = study_cases(opened, config.task)
+        if "zeroshot" in config.modes:
+            questions(config.task, self.cases.classes)
         self.draws = draw(self.cases, _one_draw(config))
         self.inits = [self._trained_first(init) for init in self.inits]
         self.paired = self._paired()
@@ -115,8 +119,9 @@ class OpenStudy:
         self.draws_hash = write_draws(out, self.cases, self.draws)
         self.numbers = self._numbers()
         self.keys = [key for mode in config.modes for init in self.inits for key in self._keys(init, mode)]
-        if "retrieval" in config.modes and not any(key.mode == "retrieval" for key in self.keys):
-            raise UserError("modes: 'retrieval' needs an init that read reports; give the RUN folder of a convirt pretraining")
+        for mode in READS_TEXT:
+            if mode in config.modes and mode not in {key.mode for key in self.keys}:
+                raise UserError(f"modes: '{mode}' needs an init that read reports; give the RUN folder of a convirt pretraining")
         self._may_fit = True
         self._frozen: dict[str, FrozenFits] = {}
         self._fitters: dict[str, _Fitter] = {}
@@ -164,6 +169,8 @@ class OpenStudy:
             return self._trial(init, replace(key, mode=mode), float(rate))
         if mode == "retrieval":
             return self._retrieval(init, key)
+        if mode == "zeroshot":
+            return self._zero_shot(init, key)
         return self._tuned(init, key) if mode in TRAINED else self._on_embeddings(init, key)
 
     def stages(self) -> list[list[FitKey]]:
@@ -198,9 +205,9 @@ class OpenStudy:
 
     def _keys(self, init: Initialisation, mode: str) -> list[FitKey]:
         config = self.config
-        if mode == "retrieval":
+        if mode in READS_TEXT:
             reads_text = init.backbone is not None and init.backbone.card["method"].get("name") == "convirt"
-            return [FitKey(init.name, mode, 1.0, 0)] if reads_text else []
+            return [FitKey(init.name, mode, 1.0 if mode == "retrieval" else 0.0, 0)] if reads_text else []
         if init.kind == "pixels" and mode != "linear":
             return []
         # With all labels a fit without randomness is the same in every draw: one is enough.
@@ -257,7 +264,12 @@ class OpenStudy:
             self._fitters[init.name] = _Fitter(self, init)
         return self._once(own, basis, lambda: self._fitters[init.name].fit(own, key, rows, rate))
 
-    # Retrieval
+    # Images and texts
+
+    def _zero_shot(self, init: Initialisation, key: FitKey) -> Fit:
+        task, test = self.config.task, self.draws.test
+        basis = self._basis(init, key, test, **task.model_dump(include={"prompts"}))
+        return self._once(key, basis, lambda: fit_nothing(key, init, self.cases, test, task, self.place.device))
 
     def _retrieval(self, init: Initialisation, key: FitKey) -> Fit:
         assert self.paired is not None
@@ -381,5 +393,5 @@ def _at(mode: str, rate: float) -> str:
 
 
 def _one_draw(config: StudyConfig) -> StudyConfig:
-    """Retrieval learns nothing from labels: one fraction, one draw."""
-    return config.model_copy(update={"fractions": (1.0,), "draws": 1}) if isinstance(config.task, RetrievalTask) else config
+    """Where nothing is learned from labels: one fraction, one draw."""
+    return config if set(config.modes) & set(FULLEST_FIRST) else config.model_copy(update={"fractions": (1.0,), "draws": 1})

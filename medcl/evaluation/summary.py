@@ -32,8 +32,9 @@ MODE_WORDS = {
     "finetune": "fine-tuning",
     "distill": "fine-tuning, then distillation",
     "frozen": "frozen encoder",
+    "zeroshot": "zero-shot",
 }
-FULLEST_FIRST = ("finetune", "distill", "frozen", "linear", "knn")
+FULLEST_FIRST = ("finetune", "distill", "frozen", "linear", "knn")  # all modes that learn from labels
 
 Group = tuple[str, str, float]
 
@@ -189,10 +190,13 @@ def _summary_table(
     return table
 
 
-def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> dict[str, Any]:
+def _headline(plan: Plan, found: Mapping[Group, Mapping[str, Estimate]]) -> dict[str, Any]:
+    estimates = {group: numbers for group, numbers in found.items() if group[1] in FULLEST_FIRST}
+    without_labels = _zero_shot_sentences(plan, found)
     target_group = _target_group(plan, estimates)
     if target_group is None:
-        return {"sentence": "No initialisation could be compared with the reference.", "metric": plan.metric, "label_saving": {}}
+        sentences = without_labels or ["No initialisation could be compared with the reference."]
+        return {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "label_saving": {}}
     target = estimates[target_group][plan.metric]
     low, high = target.interval(*bounds(plan.metric))
     chance = CHANCE.get(plan.metric)
@@ -209,7 +213,7 @@ def _headline(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> 
     reference |= {"value": round(target.mean, 6), "low": round(low, 6), "high": round(high, 6), "above_chance": learned}
     shown = {init: by_mode for init, by_mode in savings.items() if init != plan.floor}
     first = _sentences(reference, shown, target_group[2]) if learned else _beyond_chance(plan, estimates, shown, reference)
-    sentences = [*first, *_floor_sentences(plan, estimates, shown)]
+    sentences = [*first, *without_labels, *_floor_sentences(plan, estimates, shown)]
     content = {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "reference": reference}
     return {**content, "label_saving": savings}
 
@@ -224,6 +228,17 @@ def _retrieval_headline(plan: Plan, groups: Mapping[Group, list[Fit]], estimates
             f"chance would be {percent(float(chance))}."
         )
     return {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "label_saving": {}}
+
+
+def _zero_shot_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]]) -> list[str]:
+    """What each run says of images with no label at all."""
+    sentences = []
+    for init, numbers in ((group[0], numbers) for group, numbers in estimates.items() if group[1] == "zeroshot"):
+        found, (low, high) = numbers[plan.metric], numbers[plan.metric].interval(*bounds(plan.metric))
+        doubt = "" if low > CHANCE[plan.metric] else ", no better than chance"
+        value = f"{plan.metric.upper()} {found.mean:.3f} [{low:.3f}\u2013{high:.3f}]"
+        sentences.append(f"{init} has {value} with no labels (zero-shot){doubt}.")
+    return sentences
 
 
 def _target_group(plan: Plan, estimates: Mapping[Group, Any]) -> Group | None:

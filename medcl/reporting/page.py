@@ -82,6 +82,8 @@ def _study_content(study: Study) -> dict[str, Any]:
         "grouped_maps": grouped_maps(study),
         "cases_differ": any(row["cases"] != row["patients"] for row in compared),
         "retrieval": [{**row, "colour": css_colour(row["colour"])} for row in read_study.retrieval(study)],
+        "zero_shot": [{**row, "colour": css_colour(row["colour"])} for row in read_study.zero_shot(study)],
+        "prompts": read_study.prompts(study),
         "recall_at": read_study.RECALL_AT,
         "refused": [_refusal(refusal) for refusal in study.facts["refused"]],
         "maps": _maps(study),

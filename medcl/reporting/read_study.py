@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from medcl.evaluation.facts import CLOSEUP, FACTS, MAP, NEIGHBOURS
-from medcl.evaluation.scores import LOWER_IS_BETTER
-from medcl.evaluation.summary import HEADLINE, LAWS, MODE_WORDS, RESULTS, SUMMARY, percent
+from medcl.evaluation.scores import CHANCE, LOWER_IS_BETTER
+from medcl.evaluation.summary import FULLEST_FIRST, HEADLINE, LAWS, MODE_WORDS, RESULTS, SUMMARY, percent
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import read_json
 from medcl.reporting.figures import FLOOR, Curve, CurvePanel, colour_of
@@ -78,7 +78,7 @@ class Study:
     @property
     def modes(self) -> list[str]:
         """Modes that learn from labels, in the order of the settings, those that were fitted."""
-        fitted = {row["mode"] for row in self.summary} - {"retrieval"}
+        fitted = {row["mode"] for row in self.summary} & set(FULLEST_FIRST)
         return [name for name in self.facts["modes"] if name in fitted]
 
 
@@ -170,7 +170,7 @@ def _meets(study: Study, mode: str) -> dict[str, float]:
 
 
 def _limits(study: Study, own: list[Row]) -> tuple[float, float]:
-    fits = [row["value"] for row in _of(study.results, metric=study.metric)]
+    fits = [row["value"] for row in _of(study.results, metric=study.metric) if row["mode"] in study.modes]
     numbers = np.array(fits + [row[end] for row in own for end in ("low", "high")])
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     margin = 0.04 * max(high - low, 0.02)
@@ -178,7 +178,7 @@ def _limits(study: Study, own: list[Row]) -> tuple[float, float]:
 
 
 def _patients(study: Study, fraction: float) -> str:
-    return f"{int(min(row['num_patients'] for row in _of(study.results, fraction=fraction))):,}"
+    return f"{int(min(row['num_patients'] for row in _of(study.results, fraction=fraction) if row['mode'] in study.modes)):,}"
 
 
 def comparison(study: Study) -> list[dict[str, Any]]:
@@ -244,14 +244,31 @@ def retrieval(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def zero_shot(study: Study) -> list[dict[str, Any]]:
+    """Rows of the zero-shot table: as in the comparison, beside chance."""
+    own = {row["init"]: row for row in _of(study.summary, metric=study.metric, mode="zeroshot")}
+    return [{**_compared(study, own[name]), "chance": number(CHANCE[study.metric])} for name in study.inits if name in own]
+
+
+def prompts(study: Study) -> list[dict[str, Any]]:
+    """What was asked: a row for every answer, of classes or of each finding, with its sentences."""
+    task = study.facts["task"]
+    asked = task.get("prompts", {})
+    if task["name"] == "multilabel":
+        asked = {f"{name} {answer}": sentences for name, own in asked.items() for answer, sentences in own.items()}
+    else:
+        asked = {f"{task['label']} {name}": sentences for name, sentences in asked.items()}
+    return [{"answer": answer, "sentences": sentences} for answer, sentences in asked.items()]
+
+
 def _recall(row: Row, chances: Mapping[str, float]) -> dict[str, str]:
     ends = f"{percent(row['low']).removesuffix('%')}–{percent(row['high'])}"
     return {"value": percent(row["mean"]), "interval": f"[{ends}]", "chance": percent(chances[f"chance_{row['metric']}"])}
 
 
 def all_numbers(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
-    """Every metric of every point that learned from labels: names, and rows of mean and interval."""
-    points = [row for row in study.summary if row["mode"] in study.modes]
+    """Every metric of every point with classes or quantities: names, and rows of mean and interval."""
+    points = [row for row in study.summary if row["mode"] in (*study.modes, "zeroshot")]
     metrics: list[str] = list(dict.fromkeys(row["metric"] for row in points))
     rows = []
     for init, mode, fraction in dict.fromkeys((row["init"], row["mode"], row["fraction"]) for row in points):
