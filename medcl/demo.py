@@ -20,7 +20,7 @@ from medcl.store.prepare import prepare
 from medcl.store.recipe import load_recipe
 from medcl.views.audit import preview_store
 
-PATIENTS, XRAY_PATIENTS = 480, 400
+PATIENTS, XRAY_PATIENTS = 600, 480
 MINUTES = 10
 
 

@@ -224,7 +224,10 @@ class StudyConfig(Settings):
         wrong = [mode for mode in self.modes if mode not in legal]
         if wrong:
             raise ValueError(f"modes: '{wrong[0]}' is not for {self.task.name}; legal: {', '.join(sorted(legal))}")
-        if "zeroshot" in self.modes and not getattr(self.task, "prompts", None):
+        prompts = getattr(self.task, "prompts", None)
+        if prompts and "zeroshot" not in self.modes:
+            raise ValueError("task.prompts: only mode 'zeroshot' reads them; add it to modes, or leave them out")
+        if "zeroshot" in self.modes and not prompts:
             way_out = 'for example prompts: {"0": [No effusion.], "1": [Effusion.]}; in multilabel such a pair for each finding'
             raise ValueError(f"task.prompts: mode 'zeroshot' asks with sentences, and there are none; {way_out}")
         return self

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from medcl.evaluation.retrieval import ImageTextModel
-from medcl.evaluation.settings import ClassificationTask, MultilabelTask
+from medcl.evaluation.settings import ClassificationTask, MultilabelTask, StudyConfig
 from medcl.evaluation.study import run_study
 from medcl.evaluation.zero_shot import probabilities, questions
 from medcl.foundation.errors import DataError, UserError
@@ -53,6 +54,11 @@ def test_classes_are_asked_in_the_order_of_their_numbers() -> None:
     assert questions(task, ("I", "II")) == [[("one", "first"), ("two",)]]
     findings = MultilabelTask(labels=("a", "b"), prompts={"b": {"1": ("b",), "0": ("no b",)}, "a": {"0": ("no a",), "1": ("a",)}})
     assert questions(findings, ("a", "b")) == [[("no a",), ("a",)], [("no b",), ("b",)]]
+
+
+def test_prompts_that_nobody_reads_are_refused(pictures: VolumeStore) -> None:
+    with pytest.raises(ValidationError, match="only mode 'zeroshot' reads them"):
+        StudyConfig(data=pictures.folder, task=TASK, inits={"random": {"name": "resnet"}}, modes=("linear",))
 
 
 @pytest.mark.parametrize(
