@@ -118,10 +118,12 @@ def test_alone_it_takes_no_label_and_goes_on(pictures: VolumeStore, run: Path, t
 
 def test_beside_curves_neither_it_nor_retrieval_is_a_point_of_them(pictures: VolumeStore, run: Path, tmp_path: Path) -> None:
     inits = {"random": PICTURE_ENCODER.model_dump(), "convirt": str(run)}
-    config = study_config(pictures, inits=inits, task=TASK, modes=["linear"], fractions=[0.3, 1.0], floor=False)
+    task = {"name": "classification", "label": "blob"}
+    config = study_config(pictures, inits=inits, task=task, modes=["linear"], fractions=[0.3, 1.0], floor=False)
     run_study(config, tmp_path / "study")
     before = _tables(tmp_path / "study")
-    run_study(config.model_copy(update={"modes": ("linear", "zeroshot", "retrieval")}), tmp_path / "study", before_card=write_study_page)
+    more = {"modes": ("linear", "zeroshot", "retrieval"), "task": ClassificationTask.model_validate(TASK)}
+    run_study(config.model_copy(update=more), tmp_path / "study", before_card=write_study_page)
     results, summary, headline = _tables(tmp_path / "study")
     assert headline["label_saving"] == before[2]["label_saving"]
     assert [words for words in headline["sentences"] if "zero-shot" not in words] == before[2]["sentences"]
