@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from medcl.evaluation.study import OpenStudy
 from medcl.foundation.cluster import Cluster
 from medcl.foundation.errors import DataError, Stopped, UserError
 from medcl.foundation.progress import Silent
+from medcl.foundation.side_by_side import side_by_side
 from medcl.training.launch import StopRequest, here, one_thread
 
 Unit = FitKey | str  # a fit, or the name of an init to make ready
@@ -64,7 +65,7 @@ def fill(study: OpenStudy, jobs: Jobs) -> None:
     if total < 2:
         return
     with StopRequest() as stop, _workers(study, jobs, total) as (ask, size):
-        done = (unit for stage in stages for unit in _side_by_side(stage, ask, size, stop))
+        done = (unit for stage in stages for unit in _made(stage, ask, size, stop))
         for _ in study.progress.track(done, total, "fits"):
             pass
 
@@ -76,20 +77,15 @@ def fill_share(study: OpenStudy, jobs: Jobs) -> int:
     return len(study.fit_all(keys))
 
 
-def _side_by_side(units: Sequence[Unit], ask: Callable[[Unit], Future[None]], size: int, stop: StopRequest) -> Iterator[Unit]:
-    """Hand out the units, two for each process at a time; yield them as they are done."""
-    waiting, running = iter(units), dict[Future[None], Unit]()
+def _made(units: Sequence[Unit], ask: Callable[[Unit], Future[None]], size: int, stop: StopRequest) -> Iterator[Unit]:
+    """Make the units of one stage; yield them as they are done."""
+
+    def look() -> None:
+        if stop.reason is not None:
+            raise Stopped(f"stopped by {stop.reason}; finished fits are kept, the same command goes on")
+
     try:
-        while True:
-            while len(running) < 2 * size and (unit := next(waiting, None)) is not None:
-                running[ask(unit)] = unit
-            if not running:
-                return
-            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                future.result()
-                yield running.pop(future)
-            if stop.reason is not None:
-                raise Stopped(f"stopped by {stop.reason}; finished fits are kept, the same command goes on")
+        yield from (unit for unit, _ in side_by_side(units, ask, size, look))
     except BrokenExecutor:
         raise DataError(
             "a process that fitted died, most likely for want of memory; finished fits are kept: run the same command with fewer --jobs"

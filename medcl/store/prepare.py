@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,11 +19,12 @@ from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
 from medcl.foundation.progress import Progress, Silent
-from medcl.store import growth, work
-from medcl.store.growth import PARTS
+from medcl.foundation.side_by_side import side_by_side
+from medcl.store import update, work
 from medcl.store.plan import Estimate, Task, estimate, plan_tasks
 from medcl.store.recipe import Recipe, recipe_hash
 from medcl.store.standard import Prepared, Refused, prepare_volume
+from medcl.store.update import PARTS
 from medcl.store.volume_store import INDEX, LABELS, RECIPE, REPORTS
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def prepare_data(
     if (out / CARD).is_file() and _made_from(out) == made_from:
         return _already_whole(out, progress)
     _begin(out, made_from, work.Context(data, out, recipe), progress)
-    first, records = growth.kept(out)
+    first, records = update.kept(out)
     tasks = plan_tasks(data.manifest, recipe, {record["row"] for record in records}, first)
     _run(data, out, recipe, tasks, jobs, dask, progress)
     summary = _finish(data, out, recipe, made_from)
@@ -134,7 +135,7 @@ def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress
         if _made_from(out) != made_from:
             stay = 0
             if _made_from(out)["recipe"] == made_from["recipe"]:
-                stay = growth.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
+                stay = update.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
             if not stay:
                 raise UserError(
                     f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it"
@@ -173,18 +174,9 @@ def _in_turn(context: work.Context, tasks: list[Task]) -> Iterator[tuple[int, li
 
 
 def _in_parallel(context: work.Context, tasks: list[Task], jobs: int, dask: str | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    waiting = iter(tasks)
     with _workers(context, jobs, dask) as (ask, size):
-        running: set[Future] = set()
         try:
-            while True:
-                while len(running) < 2 * size and (task := next(waiting, None)) is not None:
-                    running.add(ask(task))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
+            yield from (part for _, part in side_by_side(tasks, ask, size))
         except BrokenExecutor:
             raise DataError(
                 "a worker process died, most likely for want of memory; what is done is kept: run the same command with fewer --jobs"
@@ -212,7 +204,7 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
     """Gather the parts into the index and the ledger, copy the tables, write the card."""
     import pandas as pd
 
-    records = sorted(growth.parts(out), key=lambda record: record["row"])
+    records = sorted(update.parts(out), key=lambda record: record["row"])
     ledger = pd.DataFrame([{name: row[name] for name in ("volume_id", "status", "reason", "detail")} for row in records])
     refused = {
         str(code): int(count) for code, count in ledger.loc[ledger["status"] == "refused", "reason"].value_counts().sort_index().items()
@@ -225,7 +217,7 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
         raise DataError(f"no volume could be prepared ({reasons}); the first: {detail}; all in {out / LEDGER}")
     index = _index(data.manifest, used)
     _write_table(out / INDEX, index)
-    growth.remove_unused(out, index)
+    update.remove_unused(out, index)
     write_text(out / RECIPE, to_yaml(recipe))
     for name, table in ((LABELS, data.labels), (REPORTS, data.reports)):
         if table is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from medcl.foundation.files import CARD, read_json, write_json
 from medcl.store.volume_store import INDEX, PREPARED
+from medcl.store.work import ARRAYS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> in
     ]
     if stay:
         (out / PARTS).mkdir(exist_ok=True)
-        written = [int(path.name[:7]) for path in (out / "arrays").iterdir() if path.name[:7].isdigit()]
+        written = [int(path.name[:7]) for path in (out / ARRAYS).iterdir() if path.name[:7].isdigit()]
         write_json(out / PARTS / _KEPT, {"first": max(written) + 1, "records": stay})
         for path in (out / PARTS).glob("[0-9]*.json"):
             path.unlink()
@@ -63,8 +64,8 @@ def parts(out: Path) -> Iterator[dict[str, Any]]:
 def remove_unused(out: Path, index: pd.DataFrame) -> None:
     """Delete the arrays that no row points to."""
     used = {*index["file"], *index["mask_file"]}
-    for path in (out / "arrays").iterdir():
-        if f"arrays/{path.name}" not in used:
+    for path in (out / ARRAYS).iterdir():
+        if f"{ARRAYS}/{path.name}" not in used:
             path.unlink()
 
 

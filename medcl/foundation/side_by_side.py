@@ -1,0 +1,35 @@
+"""Work handed out to processes, here or on a cluster, a little ahead of what they can do at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TypeVar
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+_AHEAD = 2
+
+
+def side_by_side(
+    units: Iterable[Unit], ask: Callable[[Unit], Future[Result]], size: int, look: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Unit, Result]]:
+    """Hand out the units, two for each of `size` workers at a time; yield each with its result as it is done.
+
+    look: called at least every half second; what it raises ends the work, as does what a unit raises.
+    """
+    waiting, running = iter(units), dict[Future[Result], Unit]()
+    while True:
+        while len(running) < _AHEAD * size:
+            try:
+                unit = next(waiting)
+            except StopIteration:
+                break
+            running[ask(unit)] = unit
+        if not running:
+            return
+        for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+            result = future.result()
+            yield running.pop(future), result
+        look()
