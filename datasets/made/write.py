@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from medcl.foundation.side_by_side import begin_child
+
 from .brain import make_brain
 from .chance import balanced, generator, number, uid
 from .chest import make_chest
@@ -66,8 +68,8 @@ def _tasks(out: Path, seed: int, part: str, count: int, num_ct: int) -> Iterator
 def _run(tasks: list[Task], jobs: int) -> Iterator[list[dict]]:
     if jobs <= 1:
         return iter([write_patient(task) for task in tasks])
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return iter(list(pool.map(write_patient, tasks, chunksize=max(1, len(tasks) // (jobs * 8)))))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=begin_child) as pool:
+        return iter(list(pool.map(write_patient, tasks, chunksize=8)))
 
 
 def write_patient(task: Task) -> list[dict]:

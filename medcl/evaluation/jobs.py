@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
@@ -24,7 +23,7 @@ from medcl.evaluation.study import OpenStudy
 from medcl.foundation.cluster import Cluster
 from medcl.foundation.errors import DataError, Stopped, UserError
 from medcl.foundation.progress import Silent
-from medcl.foundation.side_by_side import side_by_side
+from medcl.foundation.side_by_side import begin_child, side_by_side
 from medcl.training.launch import StopRequest, here, one_thread
 
 Unit = FitKey | str  # a fit, or the name of an init to make ready
@@ -125,19 +124,11 @@ _opened: dict[str, OpenStudy] = {}
 
 def _begin_worker(config: StudyConfig, out: Path, counter: Any) -> None:
     global _study
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    begin_child()
     with counter.get_lock():
         number = counter.value
         counter.value += 1
     _study = OpenStudy(config, out, Silent(), place=here(number))
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _do_in_worker(unit: Unit) -> None:

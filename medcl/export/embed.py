@@ -20,14 +20,15 @@ from medcl.foundation import geometry
 from medcl.foundation.errors import DataError, MedclError, UserError
 from medcl.foundation.files import hash_of_folder, write_whole
 from medcl.foundation.progress import Progress, Silent
+from medcl.foundation.side_by_side import begin_child
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.ledger import count_reasons, explain_counts
 from medcl.store.prepare import Prepared, Refused, prepare_volume
 from medcl.store.recipe import Recipe
+from medcl.views.batched import WINDOW_OVERLAP
 
 _BATCH = 4
-_OVERLAP = 0.5
 _SHOWN = 10
 _KINDS = (".parquet", ".npz")
 
@@ -60,7 +61,7 @@ def embed_scan(backbone: Backbone, scan: str | Path | Volume | np.ndarray, setti
     return embed_volume(backbone, volumes[0])
 
 
-def embed_volume(backbone: Backbone, volume: Volume, overlap: float = _OVERLAP) -> Features:
+def embed_volume(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVERLAP) -> Features:
     """Features of one Volume; see `embed_scan`. overlap: of neighbouring windows, 0 to below 1."""
     check_claims(volume, backbone.contract)
     try:
@@ -131,6 +132,7 @@ _embedder: _Embedder | None = None  # of a worker process
 
 def _begin_worker(backbone: Path, settings: IngestConfig | None, threads: int) -> None:
     global _embedder
+    begin_child()
     torch.set_num_threads(threads)
     _embedder = _Embedder(backbone, settings)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from medcl.foundation.cluster import Cluster
+from medcl.foundation.side_by_side import begin_child
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -154,12 +155,12 @@ def _timed(function: Callable[[Task], Result], task: Task) -> Result:
 
 
 def _prepare_child(limits: Limits) -> None:
-    """Codecs write to stderr from C, sometimes values of headers: children say nothing. Ctrl-C is the parent's affair."""
+    """Codecs write to stderr from C, sometimes values of headers: children say nothing."""
     global _limits
     _limits = limits
     if limits.most_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limits.most_bytes, limits.most_bytes))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_child()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

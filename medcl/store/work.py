@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.errors import DataError, MedclError
+from medcl.foundation.side_by_side import begin_child
 from medcl.store.arrays import write_array, write_pool
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
@@ -45,6 +46,7 @@ _context: Context | None = None
 def begin_worker(context: Context) -> None:
     """Called once in every worker process."""
     global _context
+    begin_child()
     _context = context
 
 
