@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -87,6 +88,7 @@ def collect(
         kept.forget_unasked()
     whole.scans.sort(key=_place)
     _drop_copies(whole)
+    _refuse_conflicts(whole)
     volume_of = {index: scan.identity.volume for index, scan in enumerate(whole.scans)}
     whole.masks, mask_fates = attach(masks, whole.scans, volume_of)
     whole.fates = _one_per_file(whole.fates + mask_fates)
@@ -155,6 +157,16 @@ def _drop_copies(whole: Collection) -> None:
     for index, fate in enumerate(whole.fates):
         if fate.volume in copies and fate.path not in still_used:
             whole.fates[index] = Fate(fate.path, "duplicate_volume", volume=copies[fate.volume].identity.volume)
+
+
+def _refuse_conflicts(whole: Collection) -> None:
+    """Volumes that have one name (the same instances of one patient) and differ: nothing says which is the true one."""
+    names = Counter((scan.identity.patient, scan.identity.volume, scan.facts.time_index) for scan in whole.scans)
+    torn = {(patient, volume) for (patient, volume, _), count in names.items() if count > 1}
+    refused = [scan for scan in whole.scans if (scan.identity.patient, scan.identity.volume) in torn]
+    whole.scans = [scan for scan in whole.scans if (scan.identity.patient, scan.identity.volume) not in torn]
+    paths = {path for scan in refused for path in scan.source.paths} - {path for scan in whole.scans for path in scan.source.paths}
+    whole.fates = [Fate(fate.path, "conflicting_copies") if fate.reason == "ok" and fate.path in paths else fate for fate in whole.fates]
 
 
 def _one_per_file(fates: list[Fate]) -> list[Fate]:

@@ -9,8 +9,9 @@ import pytest
 from pydicom.dataset import Dataset
 
 from medcl.foundation import geometry
-from medcl.ingest import IngestConfig, Reading, read_scans
-from tests.ingest.scanner import change_to, phantom, series
+from medcl.ingest import IngestConfig, Reading, open_data, read_scans
+from medcl.ingest.run import ingest
+from tests.ingest.scanner import base, change_to, phantom, put_pixels, save, series
 
 SPACING = (0.8, 0.9, 2.5)
 
@@ -120,6 +121,19 @@ def test_one_instance_with_two_contents_is_a_conflict(tmp_path: Path) -> None:
     series(tmp_path / "a")
     series(tmp_path / "b", phantom(seed=1))
     assert reasons(read_scans(tmp_path)) == {"conflicting_copies": 16}
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_one_instance_with_two_pictures_is_a_conflict(tmp_path: Path, jobs: int) -> None:
+    for seed in range(3):
+        picture = base("DX", "P1" if seed < 2 else "P2", "2.25.5", "2.25.5.1")
+        put_pixels(picture, phantom(seed=seed)[0])
+        save(picture, tmp_path / "in" / f"{seed}.dcm")
+    summary = ingest(tmp_path / "in", tmp_path / "out", jobs=jobs)
+    assert (summary.pictures, summary.reasons) == (1, {"conflicting_copies": 2})
+    data = open_data(tmp_path / "out")
+    assert data.manifest["volume_id"].is_unique
+    np.testing.assert_array_equal(data.volume(data.manifest["volume_id"][0]).array[..., 0].T, phantom(seed=2)[0])
 
 
 @pytest.mark.parametrize("field", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InstanceNumber"])
