@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -311,6 +312,9 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
 
 def main() -> None:
     """Run the command line; the exit codes are those of contract.md."""
+    # OpenMP reads it when torch is loaded. Threads that spin while they wait for each other cost a shared machine times as much
+    # (reports/training/waiting_threads.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(sys.argv[1:], prog_name="medcl", standalone_mode=False)
     except Exception as error:

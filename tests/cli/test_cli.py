@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_help_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("said", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(said, policy):
+    script = "import os, sys\nfrom medcl.cli import main\ntry:\n    main()\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'])"
+    surroundings = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    surroundings |= {"OMP_WAIT_POLICY": said} if said else {}
+    run = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, env=surroundings, check=True)
+    assert run.stdout.split()[-1] == policy
 
 
 def test_help_answers_in_half_a_second_of_processor_time():
