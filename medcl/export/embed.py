@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.ledger import count_reasons, explain_counts
-from medcl.store.prepare import Prepared, Refused, prepare_volume
-from medcl.store.recipe import Recipe
+from medcl.store.standard import Refused, as_stored, prepare_volume
 
 _BATCH = 4
-_OVERLAP = 0.5
+OVERLAP = 0.5
 _SHOWN = 10
 _KINDS = (".parquet", ".npz")
 
@@ -60,11 +59,12 @@ def embed_scan(backbone: Backbone, scan: str | Path | Volume | np.ndarray, setti
     return embed_volume(backbone, volumes[0])
 
 
-def embed_volume(backbone: Backbone, volume: Volume, overlap: float = _OVERLAP) -> Features:
+def embed_volume(backbone: Backbone, volume: Volume, overlap: float = OVERLAP) -> Features:
     """Features of one Volume; see `embed_scan`. overlap: of neighbouring windows, 0 to below 1."""
     check_claims(volume, backbone.contract)
     try:
-        prepared = as_stored(prepare_volume(volume, backbone.contract.recipe), backbone.contract.recipe)
+        recipe = backbone.contract.recipe
+        prepared = as_stored(prepare_volume(volume, recipe), *recipe.storage())
     except Refused as refusal:
         raise UserError(str(refusal)) from None
     views = backbone.views
@@ -95,14 +95,6 @@ def check_claims(volume: Volume, contract: Contract) -> None:
             f"units '{volume.units}': this backbone takes {accepted}; give the original scan (values that were windowed or rescaled "
             "cannot be brought back), or say the units in settings where the file does not: {units: " + contract.units[0] + "}"
         )
-
-
-def as_stored(prepared: Prepared, recipe: Recipe) -> Prepared:
-    """The values that a store would give back: rounded to its integers, so that embeddings are those of training."""
-    dtype, slope, intercept = recipe.storage()
-    limits = np.iinfo(dtype)
-    steps = np.clip(np.rint((prepared.array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max)
-    return replace(prepared, array=(steps * np.float32(slope) + np.float32(intercept)).astype(np.float32))
 
 
 class _Embedder:
