@@ -112,15 +112,15 @@ def _seal(partial: Path, source: Path, backbone: Backbone, settings: Mapping[str
     if (partial / CARD).exists():
         return
     files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics")
+    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics", "must_not_be_used_for")
     kept = {key: backbone.card[key] for key in names if key in backbone.card}
     write_sealed_card(
         partial,
         "export",
         {
-            "inputs": {"backbone": hash_of_folder(source)},
+            "inputs": {**backbone.card["inputs"], "backbone": hash_of_folder(source)},
             "settings": dict(settings),
-            "counts": {"files": len(files), "tensors": proof.loaded},
+            "counts": {**backbone.card["counts"], "files": len(files), "tensors": proof.loaded},
             "proof": proof.to_card(),
             "files": {name: sha256_of_file(partial / name) for name in files},
             **kept,
