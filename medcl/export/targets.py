@@ -84,15 +84,21 @@ def check_export(folder: str | Path) -> Exported:
     card = read_card(folder, "export", "backbone")
     if card["kind"] == "backbone":
         backbone = load_backbone(folder)
+        _refuse_others(folder, card["files"])
         return Exported(folder, backbone.card["proof"], [f"{folder}: a whole backbone of {backbone.dim} numbers"], "")
     check_seal(folder, card, again="export again")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {CARD}
-    for name in sorted(present ^ set(card["files"])):
-        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
+    _refuse_others(folder, card["files"])
     for name, digest in card["files"].items():
         if sha256_of_file(folder / name) != digest:
             raise UserError(f"{folder / name}: altered since the export (its SHA-256 is not the card's); export again")
     return Exported(folder, card["proof"], [f"{folder}: {len(card['files'])} files as the card says", _line(card["proof"])], "")
+
+
+def _refuse_others(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise UserError where the folder holds a file more or less than its card names."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {CARD}
+    for name in sorted(present ^ set(files)):
+        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
 
 
 def _line(proof: Mapping[str, Any]) -> str:
