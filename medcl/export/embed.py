@@ -23,6 +23,7 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.ledger import count_reasons, explain_counts
+from medcl.ingest.units import hu_doubts
 from medcl.store.standard import Refused, as_stored, prepare_volume
 
 _BATCH = 4
@@ -83,7 +84,7 @@ def embed_volume(backbone: Backbone, volume: Volume, overlap: float = OVERLAP) -
 
 
 def check_claims(volume: Volume, contract: Contract) -> None:
-    """Raise UserError where kind, modality or units are not what the backbone was trained on."""
+    """Raise UserError where kind, modality or units are not what the backbone was trained on, or values are not what the units claim."""
     if volume.kind != contract.kind:
         raise UserError(f"kind '{volume.kind}': this backbone takes {contract.kind}s; use one that was trained on {volume.kind}s")
     if volume.modality not in contract.modalities:
@@ -92,9 +93,28 @@ def check_claims(volume: Volume, contract: Contract) -> None:
     if volume.units not in contract.units:
         accepted = " or ".join(contract.units)
         raise UserError(
-            f"units '{volume.units}': this backbone takes {accepted}; give the original scan (values that were windowed or rescaled "
-            "cannot be brought back), or say the units in settings where the file does not: {units: " + contract.units[0] + "}"
+            f"units '{volume.units}' ({_range(volume)}): this backbone takes {accepted}; give the original scan (values that were windowed "
+            f"or rescaled cannot be brought back), or, where the file holds {contract.units[0]} without saying so, --settings FILE with "
+            f"`units: {contract.units[0]}`"
         )
+    if volume.units == "HU":
+        _check_hounsfield(volume, contract)
+
+
+def _check_hounsfield(volume: Volume, contract: Contract) -> None:
+    """Values clipped beyond what the network sees anyway are let through."""
+    doubts, intensity = hu_doubts(volume.array), contract.recipe.intensity
+    if "rescaled_twice" in doubts:
+        raise UserError(f"units 'HU' ({_range(volume)}): air near -2000, so these values were rescaled twice; give the original scan")
+    if "windowed" in doubts and intensity.name == "window" and float(volume.array.max()) < intensity.high:
+        raise UserError(
+            f"units 'HU' ({_range(volume)}): cut to a window already, and this backbone sees {intensity.low:g} to {intensity.high:g}; "
+            "give the original scan"
+        )
+
+
+def _range(volume: Volume) -> str:
+    return f"values {float(volume.array.min()):g} to {float(volume.array.max()):g}"
 
 
 class _Embedder:
