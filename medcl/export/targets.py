@@ -39,8 +39,8 @@ class Exported:
 
 
 def targets() -> dict[str, str]:
-    """Every target, those of other packages too: name -> module."""
-    return {**TARGETS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}}
+    """Every target, those of other packages too: name -> module. None of them takes the place of one that is here."""
+    return {**TARGETS, **{entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in TARGETS}}
 
 
 def export(run: str | Path, to: str, out: str | Path, progress: Progress | None = None, **options: Any) -> Exported:
