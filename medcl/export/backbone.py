@@ -20,10 +20,11 @@ from torch import Tensor, nn
 import medcl
 from medcl.encoders import Encoder, EncoderConfig
 from medcl.export.cohort import count_cohort
+from medcl.export.model_card import LIMITS, model_card
 from medcl.export.proof import Proof, compare, count_matching, example_inputs
 from medcl.foundation.config import Settings, validate
 from medcl.foundation.errors import MedclError, UserError
-from medcl.foundation.files import CARD, SCHEMA_VERSION, read_card, sha256_of_file, write_bytes, write_card, write_whole
+from medcl.foundation.files import CARD, SCHEMA_VERSION, read_card, sha256_of_file, write_bytes, write_card, write_text, write_whole
 from medcl.foundation.types import Features, Kind, Units
 from medcl.store.recipe import Recipe
 from medcl.views.batched import ViewMaker
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
 NEXT = 'medcl embed {out} SCAN... --out embeddings.parquet, or medcl.load_backbone("{out}") in Python'
 WEIGHTS = "weights.safetensors"
 TRAINING_ITEMS = "training_items.parquet"
+README = "README.md"
+_USE = """```python
+import medcl
+
+backbone = medcl.load_backbone(".")            # an nn.Module; nothing is unpickled
+features = backbone.embed("scan.nii.gz")       # .pooled (1, dim), .dense; refuses what breaks the contract
+```"""
 ITEM_COLUMNS = ("patient_key", "pixel_hash", "near_hash")
 
 
@@ -144,7 +152,7 @@ class Backbone(nn.Module):
 
 
 def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: ViewMaker, provenance: Provenance) -> Proof:
-    """Write `weights.safetensors` and `card.json`, load them back, compare outputs, then move the folder into place.
+    """Write `weights.safetensors`, the card as JSON and as README.md, load them back, compare outputs, then move the folder into place.
 
     views: those of the training; with their recipe they are the contract. Called before the first training step too, so
     that a run that could not be exported never starts. Raises UserError where the encoder does not take their size,
@@ -251,10 +259,13 @@ def _write_card(
         "training": {"steps": provenance.steps, "world_batch": provenance.world_batch},
         "views": resolved,
         "licence": provenance.licence,
+        "must_not_be_used_for": list(LIMITS),
         "metrics": {name: value if math.isfinite(value) else None for name, value in provenance.metrics.items()},
         "files": {name: sha256_of_file(folder / name) for name in names},
         "proof": None if proof is None else proof.to_card(),
     }
+    write_text(folder / README, model_card(content, _USE))
+    content["files"][README] = sha256_of_file(folder / README)
     write_sealed_card(folder, "backbone", content)
 
 

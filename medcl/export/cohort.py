@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-# Columns of the manifest that are counted where they are there; scanner and site only where a data set kept them.
+# Columns of the manifest that are counted; one that a data set does not have is unknown of all.
 COUNTED = ("modality", "body_part", "scanner", "site", "age_band", "sex")
 FEWEST = 5
 
@@ -21,10 +21,9 @@ def count_cohort(items: pd.DataFrame) -> dict[str, dict[str, int | str]]:
     patients = table["patient_key"].astype(str)
     found: dict[str, dict[str, int | str]] = {}
     for name in COUNTED:
-        if name in table:
-            values = table[name].fillna("").astype(str).replace("", "unknown")
-            counts: Any = patients.groupby(values).nunique()
-            found[name] = {str(value): _few(int(count)) for value, count in counts.sort_index().items()}
+        values = table[name].fillna("").astype(str).replace("", "unknown") if name in table else ["unknown"] * len(table)
+        counts: Any = patients.groupby(values).nunique()
+        found[name] = {str(value): _few(int(count)) for value, count in counts.sort_index().items()}
     return found
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from medcl.foundation.side_by_side import begin_child
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.ledger import count_reasons, explain_counts
-from medcl.store.prepare import Prepared, Refused, prepare_volume
-from medcl.store.recipe import Recipe
+from medcl.ingest.units import hu_doubts
+from medcl.store.standard import Refused, as_stored, prepare_volume
 from medcl.views.batched import WINDOW_OVERLAP
 
 _BATCH = 4
@@ -65,7 +65,8 @@ def embed_volume(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVE
     """Features of one Volume; see `embed_scan`. overlap: of neighbouring windows, 0 to below 1."""
     check_claims(volume, backbone.contract)
     try:
-        prepared = as_stored(prepare_volume(volume, backbone.contract.recipe), backbone.contract.recipe)
+        recipe = backbone.contract.recipe
+        prepared = as_stored(prepare_volume(volume, recipe), *recipe.storage())
     except Refused as refusal:
         raise UserError(str(refusal)) from None
     views = backbone.views
@@ -84,7 +85,7 @@ def embed_volume(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVE
 
 
 def check_claims(volume: Volume, contract: Contract) -> None:
-    """Raise UserError where kind, modality or units are not what the backbone was trained on."""
+    """Raise UserError where kind, modality or units are not what the backbone was trained on, or values are not what the units claim."""
     if volume.kind != contract.kind:
         raise UserError(f"kind '{volume.kind}': this backbone takes {contract.kind}s; use one that was trained on {volume.kind}s")
     if volume.modality not in contract.modalities:
@@ -93,17 +94,28 @@ def check_claims(volume: Volume, contract: Contract) -> None:
     if volume.units not in contract.units:
         accepted = " or ".join(contract.units)
         raise UserError(
-            f"units '{volume.units}': this backbone takes {accepted}; give the original scan (values that were windowed or rescaled "
-            "cannot be brought back), or say the units in settings where the file does not: {units: " + contract.units[0] + "}"
+            f"units '{volume.units}' ({_range(volume)}): this backbone takes {accepted}; give the original scan (values that were windowed "
+            f"or rescaled cannot be brought back), or, where the file holds {contract.units[0]} without saying so, --settings FILE with "
+            f"`units: {contract.units[0]}`"
+        )
+    if volume.units == "HU":
+        _check_hounsfield(volume, contract)
+
+
+def _check_hounsfield(volume: Volume, contract: Contract) -> None:
+    """Values clipped beyond what the network sees anyway are let through."""
+    doubts, intensity = hu_doubts(volume.array), contract.recipe.intensity
+    if "rescaled_twice" in doubts:
+        raise UserError(f"units 'HU' ({_range(volume)}): air near -2000, so these values were rescaled twice; give the original scan")
+    if "windowed" in doubts and intensity.name == "window" and float(volume.array.max()) < intensity.high:
+        raise UserError(
+            f"units 'HU' ({_range(volume)}): cut to a window already, and this backbone sees {intensity.low:g} to {intensity.high:g}; "
+            "give the original scan"
         )
 
 
-def as_stored(prepared: Prepared, recipe: Recipe) -> Prepared:
-    """The values that a store would give back: rounded to its integers, so that embeddings are those of training."""
-    dtype, slope, intercept = recipe.storage()
-    limits = np.iinfo(dtype)
-    steps = np.clip(np.rint((prepared.array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max)
-    return replace(prepared, array=(steps * np.float32(slope) + np.float32(intercept)).astype(np.float32))
+def _range(volume: Volume) -> str:
+    return f"values {float(volume.array.min()):g} to {float(volume.array.max()):g}"
 
 
 class _Embedder:

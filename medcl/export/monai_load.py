@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import runpy
 from importlib import import_module
@@ -35,9 +36,11 @@ def build(description: dict) -> torch.nn.Module:
 def load(folder: str | Path, **changes: Any) -> torch.nn.Module:
     """The network of this folder with its weights. changes: arguments of your own, such as out_channels=14.
 
-    Raises ValueError unless every tensor of the file has its place and every place under the prefix its tensor.
+    Raises ValueError unless every tensor of the file has its place and every place under the prefix its tensor, and for files that are not
+    those of the card.json beside them.
     """
     folder = Path(folder)
+    _check(folder, "config.json", "model.safetensors")
     description = json.loads((folder / "config.json").read_text(encoding="utf-8"))["monai"]
     network = build({**description, "arguments": {**description["arguments"], **changes}})
     weights = load_file(folder / "model.safetensors")
@@ -46,6 +49,14 @@ def load(folder: str | Path, **changes: Any) -> torch.nn.Module:
     if not weights or missing or answer.unexpected_keys:
         raise ValueError(f"loaded {len(weights) - len(answer.unexpected_keys)}/{len(weights)} tensors, {len(missing)} places stayed empty")
     return network
+
+
+def _check(folder: Path, *names: str) -> None:
+    card = folder / "card.json"
+    files = json.loads(card.read_text(encoding="utf-8"))["files"] if card.is_file() else {}
+    for name in names:
+        if name in files and hashlib.sha256((folder / name).read_bytes()).hexdigest() != files[name]:
+            raise ValueError(f"{name}: altered since the export (its SHA-256 is not that of card.json)")
 
 
 def _class(target: str) -> Any:

@@ -1,64 +1,63 @@
-"""A volume recipe's preparation as MONAI transforms, for a bundle's config: from a file to the values the network sees."""
+"""The preparation of a bundle: medcl's own files and MONAI transforms around them, from a file to what the network sees."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-from medcl.store.recipe import Recipe, WindowIntensity, ZScoreIntensity
+from medcl.foundation import errors, geometry
+from medcl.foundation.files import write_json, write_text
+from medcl.store import resample, standard
+from medcl.store.recipe import Recipe
+from medcl.views import covering
+from medcl.views.batched import WINDOW_OVERLAP, ViewMaker
 
-_WIDE_MM = 1000.0
+# What a bundle carries, word for word but for where a file's neighbours are; nothing in them needs more than NumPy and SciPy.
+_CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, resample, standard, covering))
 
 
-def as_transforms(recipe: Recipe) -> tuple[list[dict[str, Any]], list[str]]:
-    """(transforms on the key `image`, what they do otherwise than medcl): axes, spacing, intensity.
+def write_scripts(views: ViewMaker, folder: Path) -> None:
+    """Write the package `scripts` with `preparation.Preparationd` and `Windowsd`, and contract.json, which they read.
 
-    Empty for pictures and shapes: what MONAI has for their percentiles and sizes gives other values. Orientation and intensity are equal to
-    medcl's; so is spacing where a scan already has it. Where voxels must be resampled MONAI interpolates, and medcl averages downwards.
+    views: those of the training. MONAI's own transforms would not do: its Spacing interpolates where medcl averages, its
+    foreground is another body.
     """
-    intensity = _intensity(recipe)
-    if recipe.kind != "volume" or intensity is None:
-        return [], ["no transforms: medcl's preparation of this kind has no equal among MONAI's; prepare with medcl.load_backbone"]
+    recipe = views.recipe
+    extent = views.resolved()["extent_mm"]
+    contract = {
+        "recipe": {**recipe.model_dump(mode="json"), "stored_units": recipe.stored_units},
+        "storage": recipe.storage(),
+        "windows": {
+            "size": views.size,
+            "extent_mm": None if isinstance(extent, str) else extent,
+            "whole": views.keep is not None,
+            "overlap": WINDOW_OVERLAP,
+        },
+    }
+    write_text(folder / "__init__.py", "")
+    write_json(folder / "contract.json", contract)
+    for source, name in [(path, path.name) for path in _CARRIED] + [(Path(__file__).with_name("monai_preparation.py"), "preparation.py")]:
+        write_text(folder / name, _among_neighbours(source.read_text(encoding="utf-8")))
+
+
+def transforms(recipe: Recipe) -> dict[str, Any]:
+    """Two sections of a bundle's config, each on the key `image`, a file: `preprocessing` ends in network values on the store's grid,
+    (1, x, y, z), for pipelines of one's own; `windows` in what medcl embeds of a scan, (windows, 1, *space)."""
+    scale, shift = recipe.network_scale()
+    low, high = recipe.network_range
     key = {"keys": "image"}
-    transforms = [
-        {"_target_": "LoadImaged", **key},
-        {"_target_": "EnsureChannelFirstd", **key},
-        {"_target_": "EnsureTyped", **key, "dtype": "$torch.float32"},
-        {"_target_": "Orientationd", **key, "axcodes": recipe.orientation, "labels": None},
-    ]
-    notes = []
-    if recipe.spacing_mm is not None:
-        most = _WIDE_MM if recipe.keep_coarse else 1.01
-        kept = {
-            "min_pixdim": [0.99 * length for length in recipe.spacing_mm],
-            "max_pixdim": [most if recipe.keep_coarse else most * length for length in recipe.spacing_mm],
-        }
-        transforms.append(
-            {"_target_": "Spacingd", **key, "pixdim": list(recipe.spacing_mm), **kept, "scale_extent": True, "padding_mode": "border"}
-        )
-        notes.append("where voxels must be resampled, MONAI interpolates and medcl averages downwards: values at edges differ")
-    if recipe.body_crop:
-        notes.append("the air around the body is not cut away")
-    return [*transforms, intensity], notes
+    stored = [{"_target_": "LoadImaged", **key, "ensure_channel_first": True}, {"_target_": "scripts.preparation.Preparationd", **key}]
+    window = {"a_min": (low - shift) / scale, "a_max": (high - shift) / scale, "b_min": low, "b_max": high, "clip": True}
+    scaled = {"_target_": "ScaleIntensityRanged", **key, **window}
+    cut = {"_target_": "scripts.preparation.Windowsd", **key}
+    return {
+        "preprocessing": {"_target_": "Compose", "transforms": [*stored, scaled]},
+        "windows": {"_target_": "Compose", "transforms": [*stored, cut, scaled]},
+    }
 
 
-def _intensity(recipe: Recipe) -> dict[str, Any] | None:
-    given, (low, high) = recipe.intensity, recipe.network_range
-    if isinstance(given, WindowIntensity):
-        window = {"a_min": given.low, "a_max": given.high, "b_min": low, "b_max": high, "clip": True}
-        return {"_target_": "ScaleIntensityRanged", "keys": "image", **window}
-    if isinstance(given, ZScoreIntensity):
-        return {
-            "_target_": "Lambdad",
-            "keys": "image",
-            "func": _STANDARDISE.format(low=low, high=high, ends=(given.low_percentile, given.high_percentile)),
-        }
-    return None
-
-
-# The mean and deviation of the body's voxels between two percentiles; the body is what lies above a tenth of the way from dark to bright.
-_STANDARDISE = (
-    "$lambda image: (lambda array: (lambda dark, bright: (lambda body: (lambda least, most: (lambda kept: "
-    "((image - float(kept.mean())) / float(kept.std())).clamp({low}, {high}))(body[(body >= least) & (body <= most)]))"
-    "(*numpy.percentile(body, {ends})))(array[array > dark + 0.1 * (bright - dark)].astype(numpy.float64)))"
-    "(*numpy.percentile(array[::2, ::2, ::2] if array.size > 2**20 else array, (0.5, 99.5))))(image[0].numpy())"
-)
+def _among_neighbours(source: str) -> str:
+    """`from medcl.store.resample import ...` becomes `from .resample import ...`; what only types need stays."""
+    source = re.sub(r"^from medcl\.\w+\.(\w+) import", r"from .\1 import", source, flags=re.MULTILINE)
+    return re.sub(r"^from medcl\.\w+ import", "from . import", source, flags=re.MULTILINE)

@@ -14,13 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from medcl.encoders import Encoder, SwinUNETREncoder
-from medcl.export.backbone import Backbone
+from medcl.export.backbone import README, Backbone
+from medcl.export.model_card import model_card
 from medcl.export.proof import Proof, compare
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import write_bytes
+from medcl.foundation.files import write_bytes, write_text
 
 NEXT = "onnxruntime.InferenceSession('{out}/model.onnx').run(None, {{'image': prepared}}); what `prepared` is: metadata key medcl_contract"
 TOLERANCE = 1e-4
+_USE = """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+embedding = session.run(None, {"image": image})[0]    # float32 (batch, channel, *space), prepared as the contract below says
+```"""
 
 
 def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
@@ -43,6 +50,7 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
     write_bytes(folder / "model.onnx", content)
+    write_text(folder / README, model_card(backbone.card, _USE))
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     weights = {
         initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in onnx.load(folder / "model.onnx").graph.initializer

@@ -39,8 +39,8 @@ class Exported:
 
 
 def targets() -> dict[str, str]:
-    """Every target, those of other packages too: name -> module."""
-    return {**TARGETS, **{entry.name: entry.value for entry in entry_points(group=GROUP)}}
+    """Every target, those of other packages too: name -> module. None of them takes the place of one that is here."""
+    return {**TARGETS, **{entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in TARGETS}}
 
 
 def export(run: str | Path, to: str, out: str | Path, progress: Progress | None = None, **options: Any) -> Exported:
@@ -84,15 +84,21 @@ def check_export(folder: str | Path) -> Exported:
     card = read_card(folder, "export", "backbone")
     if card["kind"] == "backbone":
         backbone = load_backbone(folder)
+        _refuse_others(folder, card["files"])
         return Exported(folder, backbone.card["proof"], [f"{folder}: a whole backbone of {backbone.dim} numbers"], "")
     check_seal(folder, card, again="export again")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {CARD}
-    for name in sorted(present ^ set(card["files"])):
-        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
+    _refuse_others(folder, card["files"])
     for name, digest in card["files"].items():
         if sha256_of_file(folder / name) != digest:
             raise UserError(f"{folder / name}: altered since the export (its SHA-256 is not the card's); export again")
     return Exported(folder, card["proof"], [f"{folder}: {len(card['files'])} files as the card says", _line(card["proof"])], "")
+
+
+def _refuse_others(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise UserError where the folder holds a file more or less than its card names."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {CARD}
+    for name in sorted(present ^ set(files)):
+        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
 
 
 def _line(proof: Mapping[str, Any]) -> str:
@@ -112,15 +118,15 @@ def _seal(partial: Path, source: Path, backbone: Backbone, settings: Mapping[str
     if (partial / CARD).exists():
         return
     files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
-    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics")
+    names = ("cohort", "contract", "encoder", "method", "training", "views", "licence", "metrics", "must_not_be_used_for")
     kept = {key: backbone.card[key] for key in names if key in backbone.card}
     write_sealed_card(
         partial,
         "export",
         {
-            "inputs": {"backbone": hash_of_folder(source)},
+            "inputs": {**backbone.card["inputs"], "backbone": hash_of_folder(source)},
             "settings": dict(settings),
-            "counts": {"files": len(files), "tensors": proof.loaded},
+            "counts": {**backbone.card["counts"], "files": len(files), "tensors": proof.loaded},
             "proof": proof.to_card(),
             "files": {name: sha256_of_file(partial / name) for name in files},
             **kept,

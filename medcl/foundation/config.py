@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medcl.foundation.errors import UserError
+from medcl.foundation.plugins import load_plugins
 
 
 class Settings(BaseModel):
@@ -29,11 +29,18 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 def union_of(group: str, *built_in: type[Settings]) -> Any:
     """The discriminated union (by `name`) of the built-in settings and those other packages add.
 
-    `group` is a Python entry-point group such as `medcl.methods`; each entry names a Settings class.
+    `group` is a Python entry-point group such as `medcl.methods`; each entry names a Settings class. Raises UserError where two have
+    one name.
     """
-    classes = [*built_in, *(entry.load() for entry in entry_points(group=group))]
+    classes = [*built_in, *load_plugins(group)]
     if len(classes) == 1:
         return classes[0]
+    names: dict[str, type[Settings]] = {}
+    for one in classes:
+        other = names.setdefault(one.model_fields["name"].default, one)
+        if other is not one:
+            places = f"{other.__module__}.{other.__name__} and {one.__module__}.{one.__name__}"
+            raise UserError(f"{group}: '{one.model_fields['name'].default}' names both {places}; uninstall the package of one")
     return Annotated[reduce(lambda a, b: a | b, classes), Field(discriminator="name")]
 
 

@@ -1,16 +1,23 @@
-"""One scan made standard: `prepare_volume` is the same function for the store and for a scan embedded years later."""
+"""One scan made standard: `prepare_volume` is the same function for the store and for a scan embedded years later.
+
+A MONAI bundle carries this file: nothing outside NumPy, SciPy and medcl's files beside it there may be imported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.errors import MedclError
-from medcl.foundation.types import Volume
-from medcl.store.recipe import BinaryIntensity, DisplayIntensity, Recipe, WindowIntensity, ZScoreIntensity
 from medcl.store.resample import resample, resampled_length
+
+if TYPE_CHECKING:
+    from medcl.foundation.types import Volume
+    from medcl.store.recipe import Recipe, ZScoreIntensity
 
 
 class Refused(MedclError):
@@ -53,6 +60,18 @@ def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
         array, affine = _crop(array, affine, body_box(array, affine, recipe))
     array, affine = resample(array, affine, resampling_factors(array.shape, geometry.spacing_mm(affine), recipe))
     return _scale(array, affine, recipe)
+
+
+def as_integers(array: np.ndarray, dtype: str, slope: float, intercept: float) -> np.ndarray:
+    """What a store keeps of prepared values: integers, value = integer * slope + intercept (`Recipe.storage`)."""
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint((array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max).astype(dtype)
+
+
+def as_stored(prepared: Prepared, dtype: str, slope: float, intercept: float) -> Prepared:
+    """The values that a store would give back: rounded to its integers, so that embeddings are those of training."""
+    integers = as_integers(prepared.array, dtype, slope, intercept)
+    return replace(prepared, array=integers.astype(np.float32) * np.float32(slope) + np.float32(intercept))
 
 
 def resampling_factors(shape: tuple[int, ...], spacing: tuple[float, ...], recipe: Recipe) -> tuple[float, float, float]:
@@ -114,7 +133,7 @@ def _check_values(array: np.ndarray, recipe: Recipe) -> None:
     low, high = float(array.min()), float(array.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise Refused("not_finite", "NaN or infinite voxels; repair the file")
-    if low == high and not isinstance(recipe.intensity, BinaryIntensity):
+    if low == high and recipe.intensity.name != "binary":
         raise Refused("constant", f"every voxel is {low:g}")
     if recipe.plausible and not (low < recipe.plausible[0] and high > recipe.plausible[1]):
         raise Refused(
@@ -132,25 +151,21 @@ def _crop(array: np.ndarray, affine: np.ndarray, box: list[tuple[int, int]]) -> 
 
 def body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tuple[int, int]]:
     """Box of the largest connected thing that is not air, on a grid of about 4 mm, with the recipe's margin."""
-    from skimage import measure
-
     spacing = geometry.spacing_mm(affine)
     steps = [max(1, int(4.0 / length)) for length in spacing]
     coarse = array[:: steps[0], :: steps[1], :: steps[2]]
     mask = coarse > body_threshold(coarse, recipe)
-    labels = np.asarray(measure.label(mask, connectivity=1))
-    whole = [(0, length) for length in array.shape]
-    regions = measure.regionprops(labels)
-    if not regions:
-        return whole
-    region = max(regions, key=lambda found: (found.area, -found.label))
-    if region.area < 0.01 * mask.size:
-        return whole
+    labels = np.empty(mask.shape, dtype=np.int32)
+    ndimage.label(mask, output=labels)
+    sizes = np.bincount(labels.ravel())[1:]
+    if sizes.max(initial=0) < 0.01 * mask.size:
+        return [(0, length) for length in array.shape]
+    body = ndimage.find_objects(labels)[int(sizes.argmax())]
     box = []
     for axis in range(3):
         margin = round(recipe.body_margin_mm / spacing[axis])
-        start = region.bbox[axis] * steps[axis] - margin
-        stop = region.bbox[axis + 3] * steps[axis] + margin
+        start = body[axis].start * steps[axis] - margin
+        stop = body[axis].stop * steps[axis] + margin
         box.append((max(0, start), min(array.shape[axis], stop)))
     return box
 
@@ -165,13 +180,13 @@ def body_threshold(array: np.ndarray, recipe: Recipe) -> float:
 
 def _scale(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> Prepared:
     intensity = recipe.intensity
-    if isinstance(intensity, WindowIntensity):
+    if intensity.name == "window":
         clipped = np.clip(array, intensity.stored_low, intensity.stored_high)
         return Prepared(clipped, affine, background=intensity.stored_low)
-    if isinstance(intensity, ZScoreIntensity):
+    if intensity.name == "zscore":
         center, spread = _robust_moments(array, intensity, recipe)
         return _standardised(array, affine, center, spread, (-intensity.clip, intensity.clip))
-    if isinstance(intensity, DisplayIntensity):
+    if intensity.name == "display":
         low, high = _percentiles(array, (intensity.low_percentile, intensity.high_percentile))
         return _standardised(array, affine, low, high - low, (0.0, 1.0))
     half = max(float(array.max()), 0.0) / 2

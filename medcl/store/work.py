@@ -17,7 +17,7 @@ from medcl.store.arrays import write_array, write_pool
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
 from medcl.store.resample import nearest_on_grid
-from medcl.store.standard import Prepared, Refused, body_box, prepare_volume
+from medcl.store.standard import Prepared, Refused, as_integers, body_box, prepare_volume
 
 ARRAYS = "arrays"
 
@@ -115,8 +115,7 @@ def _safe_detail(error: Exception, volume_id: str) -> str:
 
 def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
     dtype, slope, intercept = recipe.storage()
-    limits = np.iinfo(dtype)
-    raw = np.clip(np.rint((prepared.array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max).astype(dtype)
+    raw = as_integers(prepared.array, dtype, slope, intercept)
     columns = {
         "shape": [int(n) for n in raw.shape],
         "spacing_mm": list(geometry.spacing_mm(prepared.affine)),

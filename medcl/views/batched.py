@@ -16,7 +16,8 @@ from medcl.store.recipe import Recipe
 from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
 from medcl.views import filters
-from medcl.views.crops import Crop, Frame, draw_centre, field_centre, pull_together
+from medcl.views.covering import covering_extent, field_centre, window_centres
+from medcl.views.crops import Crop, Frame, draw_centre, pull_together
 from medcl.views.effects import MIN_OVERLAP, check
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.sampling import Reader, sample, sample_nearest
@@ -175,7 +176,7 @@ class ViewMaker:
         """The whole field, un-augmented: isotropic, centred, padded to `size` (as in the config; default: its own)."""
         grid = self._grid(size) if size else self.size
         spacing = np.array(geometry.spacing_mm(affine))
-        frame = Frame(field_centre(shape, spacing), _covering(shape, spacing, grid, self.flat), np.eye(3))
+        frame = Frame(field_centre(shape, spacing), covering_extent(shape, spacing, grid, self.flat), np.eye(3))
         return _parameters(frame, grid, affine, {})
 
     def place(self, frame: Frame, size: Size, affine: np.ndarray) -> ViewParameters:
@@ -194,10 +195,8 @@ class ViewMaker:
         grid = self._grid(window_size) if window_size else self.size
         spacing = np.array(geometry.spacing_mm(affine))
         extent = self._pitch(spacing) * grid
-        places = [_places(length * step, edge, overlap) for length, step, edge in zip(shape, spacing, extent, strict=True)]
-        middle = field_centre(shape, spacing)
-        frames = [Frame(middle + np.array([x, y, z]), extent, np.eye(3)) for x in places[0] for y in places[1] for z in places[2]]
-        return [_parameters(frame, grid, affine, {}) for frame in frames]
+        centres = window_centres(shape, spacing, extent, overlap)
+        return [_parameters(Frame(centre, extent, np.eye(3)), grid, affine, {}) for centre in centres]
 
     def _draw_frame(
         self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None
@@ -228,7 +227,7 @@ class ViewMaker:
         root = 1 / 2 if self.flat else 1 / 3
         # A scale may show more than the share that was drawn, but no less than the least share allowed.
         linear = max(share**root * factor, self.keep[0] ** root)
-        extent = _covering(shape, spacing, self.size, self.flat) * linear
+        extent = covering_extent(shape, spacing, self.size, self.flat) * linear
         if self.flat:
             extent[2] = spacing[2]
         return extent
@@ -260,7 +259,7 @@ class ViewMaker:
     def nominal_pitch(self, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         """Spacing in mm of a view that no step has scaled: of the whole field where views keep a share of it."""
         spacing = np.array(geometry.spacing_mm(affine))
-        return self._pitch(spacing) if self.keep is None else _covering(shape, spacing, self.size, self.flat) / self.size
+        return self._pitch(spacing) if self.keep is None else covering_extent(shape, spacing, self.size, self.flat) / self.size
 
     def _extent(self) -> np.ndarray | None:
         """mm that an unscaled view covers, or None where that differs from scan to scan."""
@@ -303,7 +302,7 @@ def full_frame(shape: tuple[int, ...], affine: np.ndarray, side: int, flat: bool
     """The cube (square) around the whole field, for grids of equal sides."""
     spacing = np.array(geometry.spacing_mm(affine))
     grid = (side, side, 1) if flat else (side, side, side)
-    return Frame(field_centre(shape, spacing), _covering(shape, spacing, grid, flat), np.eye(3))
+    return Frame(field_centre(shape, spacing), covering_extent(shape, spacing, grid, flat), np.eye(3))
 
 
 class _Stored:
@@ -334,22 +333,3 @@ def _parameters(frame: Frame, size: Size, affine: np.ndarray, values: dict[str, 
     matrix /= spacing[:, None]
     world = affine @ np.vstack([matrix, [0, 0, 0, 1]])
     return ViewParameters(matrix, size, world, frame, values)
-
-
-def _covering(shape: tuple[int, ...], spacing: np.ndarray, size: Size, flat: bool) -> np.ndarray:
-    """Extent in mm of the smallest isotropic grid of `size` that covers the field."""
-    field_mm = np.array(shape) * spacing
-    axes = 2 if flat else 3
-    extent = np.max(field_mm[:axes] / np.array(size[:axes])) * np.array(size, dtype=float)
-    if flat:
-        extent[2] = spacing[2]
-    return extent
-
-
-def _places(field_mm: float, extent_mm: float, overlap: float) -> np.ndarray:
-    """Centres of the windows along one axis, in mm from the field's middle."""
-    spare = field_mm - extent_mm
-    if spare <= 1e-6:
-        return np.zeros(1)
-    count = int(np.ceil(spare / (extent_mm * (1 - overlap)) - 1e-6)) + 1
-    return np.linspace(-spare / 2, spare / 2, count)

@@ -11,6 +11,7 @@ from numba import njit
 from pydantic import Field, model_validator
 
 from medcl.store.arrays import Box
+from medcl.views.covering import field
 from medcl.views.step import Step
 
 # A pair's overlap is counted on this many points along each axis of the smaller crop.
@@ -71,28 +72,18 @@ def draw_centre(
 
     boxes: one of these, in stored voxels, takes the field's part; the crop still does not leave the field where it fits.
     """
-    field = _field(shape, spacing)
+    begin, end = field(shape, spacing)
     if not boxes:
-        return _between(*field, extent, rng)
+        return _between(begin, end, extent, rng)
     box = np.array(boxes[int(rng.integers(len(boxes)))], dtype=float)
     centre = _between((box[:, 0] - 0.5) * spacing, (box[:, 1] - 0.5) * spacing, extent, rng)
-    first, last = field[0] + extent / 2, field[1] - extent / 2
+    first, last = begin + extent / 2, end - extent / 2
     return np.where(first <= last, np.clip(centre, first, last), centre)
 
 
 def _between(low: np.ndarray, high: np.ndarray, extent: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     first, last = low + extent / 2, high - extent / 2
     return np.minimum(first, last) + rng.random(3) * np.abs(last - first)
-
-
-def field_centre(shape: tuple[int, ...], spacing: np.ndarray) -> np.ndarray:
-    """The middle of the field, in mm."""
-    low, high = _field(shape, spacing)
-    return (low + high) / 2
-
-
-def _field(shape: tuple[int, ...], spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return -spacing / 2, (np.array(shape) - 0.5) * spacing
 
 
 def overlap(one: Frame, other: Frame) -> float:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from medcl.foundation.errors import UserError
+from medcl.foundation.plugins import load_plugins
 from medcl.views.step import Step
 
 
@@ -265,8 +265,8 @@ def breaches(steps: Iterable[Step], modality: str, paired: bool) -> list[Breach]
 @cache
 def _learn_modalities() -> None:
     """Add the modalities of other packages; none of them can loosen the rules of one that is here."""
-    for entry in entry_points(group="medcl.modalities"):
-        added: Modality = entry.load()
+    added: Modality
+    for added in load_plugins("medcl.modalities"):
         FORBIDDEN.setdefault(added.name, dict(added.forbidden))
         BOUNDS.setdefault(added.name, dict(added.bounds))
 

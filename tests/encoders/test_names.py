@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets import resnet
 from monai.networks.nets.densenet import DenseNet121
+from monai.networks.nets.flexible_unet import FlexibleUNet
 from monai.networks.nets.segresnet_ds import SegResNetDS
 from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unetr import UNETR
 from torch import Tensor, nn
 
-from medcl.encoders import DenseNetConfig, Encoder, ResEncConfig, SegResNetConfig, SwinUNETRConfig, ViTConfig, build_seeded
+from medcl.encoders import DenseNetConfig, Encoder, ResEncConfig, ResNetConfig, SegResNetConfig, SwinUNETRConfig, ViTConfig, build_seeded
 
 
 def _fill(network: nn.Module, prefix: str, encoder: Encoder) -> nn.Module:
@@ -97,6 +100,67 @@ def test_resenc_is_that_of_dynamic_network_architectures(dims: int, anisotropic:
     image = torch.randn(2, 1, *(32,) * dims)
     with torch.no_grad():
         _same(theirs(image), encoder(image).dense)
+
+
+def _resnet(depth: int, dims: int) -> tuple[Any, nn.Module, str]:
+    return ResNetConfig(depth=depth, spatial_dims=dims), getattr(resnet, f"resnet{depth}")(spatial_dims=dims, n_input_channels=1), ""
+
+
+def _flexible(depth: int, dims: int) -> tuple[Any, nn.Module, str]:
+    shortcut = "padding" if depth in (18, 34) else "without_bias"
+    network = FlexibleUNet(1, 2, f"resnet{depth}", pretrained=False, spatial_dims=dims)
+    return ResNetConfig(depth=depth, spatial_dims=dims, shortcut=shortcut), network, "encoder."
+
+
+def _resencl(dims: int) -> tuple[Any, nn.Module, str]:
+    """The network of nnU-Net's ResEncL plans: 32 to 320 channels (2D: 512), blocks 1, 3, 4, 6, 6, 6."""
+    unet = pytest.importorskip("dynamic_network_architectures.architectures.unet", reason="pip install --no-deps -r tests/oracles.txt")
+    widest, blocks = (320 if dims == 3 else 512), [1, 3, 4, 6, 6, 6]
+    channels = [min(32 * 2**stage, widest) for stage in range(6)]
+    conv, norm = (nn.Conv2d, nn.InstanceNorm2d) if dims == 2 else (nn.Conv3d, nn.InstanceNorm3d)
+    affine = {"eps": 1e-5, "affine": True}
+    network = unet.ResidualEncoderUNet(1, 6, channels, conv, 3, [1, *[2] * 5], blocks, 2, [1] * 5, True, norm, affine, nonlin=nn.LeakyReLU)
+    return ResEncConfig(spatial_dims=dims, widest=widest), network, "encoder."
+
+
+# At the widths at which they are used: the settings of the encoder, the network it is meant for, where it is in there.
+FULL = {
+    **{f"ResNet-{depth}": partial(_resnet, depth) for depth in (10, 18, 34, 50)},
+    **{f"ResNet-{depth} in FlexibleUNet": partial(_flexible, depth) for depth in (10, 18, 34, 50)},
+    "DenseNet121": lambda dims: (DenseNetConfig(spatial_dims=dims, width=64), DenseNet121(dims, 1, 5), ""),
+    "ResEncL": _resencl,
+    "UNETR": lambda dims: (
+        ViTConfig(size=(96,) * dims, width=768, heads=12, depth=12, spatial_dims=dims),
+        UNETR(1, 2, (96,) * dims, spatial_dims=dims),
+        "vit.",
+    ),
+    "SwinUNETR": lambda dims: (
+        SwinUNETRConfig(width=48, spatial_dims=dims),
+        SwinUNETR(1, 2, feature_size=48, spatial_dims=dims),
+        "swinViT.",
+    ),
+    "SegResNetDS": lambda dims: (SegResNetConfig(width=32, spatial_dims=dims), SegResNetDS(spatial_dims=dims, norm="instance"), "encoder."),
+}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", FULL)
+def test_at_full_width_every_tensor_of_the_encoder_has_its_place_and_every_place_its_tensor(name: str, dims: int) -> None:
+    """Names and shapes, without the memory. BatchNorm's statistics, the heads and nnU-Net's second names are no weights of an encoder."""
+    with torch.device("cpu" if name == "SwinUNETR" else "meta"):  # a Swin transformer reads a tensor's values while it is built
+        config, network, prefix = FULL[name](dims)
+        ours = {prefix + key: value.shape for key, value in config.build().state_dict().items()}
+    others = (
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "fc.weight",
+        "fc.bias",
+        "class_layers.out.weight",
+        "class_layers.out.bias",
+    )
+    theirs = {key: value.shape for key, value in network.state_dict().items() if key.startswith(prefix) and not key.endswith(others)}
+    assert len(ours) > 30 and ours == {key: shape for key, shape in theirs.items() if ".all_modules." not in key}
 
 
 def _same(theirs: Any, ours: Any) -> None:

@@ -54,7 +54,6 @@ def test_card_says_what_the_contract_page_promises(volume_backbone):
 
 def test_the_cohort_is_counted_and_nobody_is_singled_out(tmp_path):
     from medcl.export.cohort import count_cohort
-    from medcl.export.model_card import model_card
 
     items = pd.DataFrame(
         {
@@ -70,22 +69,47 @@ def test_the_cohort_is_counted_and_nobody_is_singled_out(tmp_path):
     counted = count_cohort(items)
     assert counted == {
         "modality": {"ct": 20},
+        "body_part": {"unknown": 20},
         "scanner": {"A": 20, "B": "fewer than 5"},
+        "site": {"unknown": 20},
         "age_band": {"30-39": 10, "80+": 5, "unknown": 5},
         "sex": {"F": 16, "M": "fewer than 5", "unknown": "fewer than 5"},
     }
     make_backbone(tmp_path / "bb", items=items)
     card = json.loads((tmp_path / "bb" / "card.json").read_text())
     assert card["cohort"] == counted and card["counts"]["training_patients"] == 20
-    text = model_card(card, "")
-    assert "- sex (patients): F 16, M fewer than 5, unknown fewer than 5" in text and "views by policy 'ct': crop" in text
+    text = (tmp_path / "bb" / "README.md").read_text()
+    assert "- sex (patients): F 16, M fewer than 5, unknown fewer than 5" in text and "- site (patients): unknown 20" in text
     assert not any(word in text or word in json.dumps(card) for word in ("secret", "p19"))
+
+
+def test_the_card_for_people_says_how_what_for_and_what_not(volume_backbone):
+    from medcl.export.model_card import model_card
+
+    card = json.loads((volume_backbone / "card.json").read_text())
+    text = (volume_backbone / "README.md").read_text()
+    for line in (
+        "- takes: volume, modality ct, values in HU",
+        "- grid: 40 x 40 x 40 voxels of 1.5 x 1.5 x 1.5 mm, 60 x 60 x 60 mm in all",
+        f"- 2 scans of 2 patients; corpus {'0' * 64}",
+        "- licence: for tests",
+        "- method moco (temperature 0.2); 10 steps, batches of 4",
+        "- views by policy 'ct': crop, rotation",
+        "Safety rules overridden, with the reason given:\n- none",
+        "- knn: 0.5\n- collapse: not finite",
+        *(f"- {limit}" for limit in card["must_not_be_used_for"]),
+        card["files"]["weights.safetensors"],
+    ):
+        assert line in text, line
+    overridden = card | {"views": card["views"] | {"overrides": {"gamma": "phantoms only"}}, "metrics": {"lr": 0.1, "probe/auroc": 0.7}}
+    said = model_card(overridden, "")
+    assert "with the reason given:\n- gamma: phantoms only" in said and "- probe/auroc: 0.7" in said and "- lr" not in said
 
 
 def test_same_training_same_bytes_and_training_items_without_ids(tmp_path):
     make_backbone(tmp_path / "one")
     make_backbone(tmp_path / "two")
-    for name in ("weights.safetensors", "card.json", "training_items.parquet"):
+    for name in ("weights.safetensors", "card.json", "README.md", "training_items.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     items = pd.read_parquet(tmp_path / "one" / "training_items.parquet")
     assert items.to_dict("list") == {"patient_key": ["a", "b"], "pixel_hash": ["1", "2"]}

@@ -1,4 +1,4 @@
-"""Fifty ways to alter what was written: each is refused by hash or parser, naming the file."""
+"""Fifty ways and more to alter what any target wrote: each is refused by hash or parser, naming the file and the way out."""
 
 from __future__ import annotations
 
@@ -8,36 +8,45 @@ from pathlib import Path
 
 import pytest
 
+from medcl.encoders import ResEncConfig, SegResNetConfig
 from medcl.export.backbone import load_backbone
-from medcl.export.targets import check_export, export
+from medcl.export.targets import TARGETS, check_export, export
 from medcl.foundation.errors import UserError
+from tests.export.made_backbone import save_made
 
-PLACES = (0.0, 0.03, 0.11, 0.37, 0.5, 0.73, 0.9, 0.999)
+OPTIONS: dict[str, dict[str, str]] = {"monai into SegResNetDS": {"to": "monai", "into": "SegResNetDS"}}
+FILES = {
+    "backbone": ("weights.safetensors", "card.json", "README.md", "training_items.parquet"),
+    "huggingface": ("model.safetensors", "config.json", "card.json", "load_backbone.py"),
+    "onnx": ("model.onnx", "card.json"),
+    "monai": ("models/model.pt", "configs/inference.json", "scripts/standard.py", "card.json"),
+    "monai into SegResNetDS": ("model.safetensors", "card.json"),
+    "nnunet": ("checkpoint.pth", "card.json"),
+}
+MUTATIONS = [
+    (to, name, how, place)
+    for to, names in FILES.items()
+    for name in names
+    for how, place in (("bit", 0.0), ("bit", 0.37), ("byte", 0.11), ("byte", 0.999), ("cut", 0.0), ("empty", 0.0))
+]
 
 
 @pytest.fixture(scope="module")
 def written(volume_backbone, tmp_path_factory) -> dict[str, Path]:
-    """A backbone, an export with safetensors and one with ONNX."""
+    """Every target's folder, of an encoder that it takes."""
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     place = tmp_path_factory.mktemp("written")
-    for to in ("backbone", "huggingface", "onnx"):
-        export(volume_backbone, to, place / to)
-    return {to: place / to for to in ("backbone", "huggingface", "onnx")}
+    save_made(place / "resenc", ResEncConfig(width=4, widest=8, blocks=(1, 1), spatial_dims=2), 32)
+    save_made(place / "segresnet", SegResNetConfig(width=8, spatial_dims=2), 32)
+    sources = {"nnunet": place / "resenc", "monai into SegResNetDS": place / "segresnet"}
+    for to in FILES:
+        export(sources.get(to, volume_backbone), out=place / to, **OPTIONS.get(to, {"to": to}))
+    return {to: place / to for to in FILES}
 
 
-def _mutations() -> list[tuple[str, str, str, float]]:
-    """(export, file, how, where): 5 files in 8 places, each cut, each emptied, cards with a changed word."""
-    files = [("backbone", "weights.safetensors"), ("backbone", "card.json"), ("huggingface", "model.safetensors")]
-    files += [("onnx", "model.onnx"), ("onnx", "card.json")]
-    found = [(to, name, "flip", place) for to, name in files for place in PLACES]
-    return found + [(to, name, how, 0.0) for to, name in files for how in ("cut", "empty")]
-
-
-MUTATIONS = _mutations()
-
-
-def test_there_are_fifty() -> None:
-    assert len(MUTATIONS) == 50
+def test_every_target_and_at_least_fifty_mutations() -> None:
+    assert {OPTIONS.get(to, {"to": to})["to"] for to in FILES} == set(TARGETS)
+    assert len(MUTATIONS) >= 50
 
 
 def test_whole_folders_pass(written) -> None:
@@ -50,12 +59,13 @@ def test_whole_folders_pass(written) -> None:
 def test_an_altered_file_is_refused_by_its_name(written, tmp_path, to, name, how, place) -> None:
     folder = Path(shutil.copytree(written[to], tmp_path / "out"))
     content = bytearray((folder / name).read_bytes())
-    if how == "flip":
-        content[int(place * (len(content) - 1))] ^= 4
+    if how in ("bit", "byte"):
+        content[int(place * (len(content) - 1))] ^= 4 if how == "bit" else 0xFF
     (folder / name).write_bytes(content[:-20] if how == "cut" else b"" if how == "empty" else content)
     with pytest.raises(UserError) as refusal:
         check_export(folder)
-    assert name in str(refusal.value) or str(folder) in str(refusal.value)
+    assert name in str(refusal.value) or (name == "card.json" and str(folder) in str(refusal.value))
+    assert any(way in str(refusal.value) for way in ("again", "make it"))
     if to == "backbone":
         with pytest.raises(UserError):
             load_backbone(folder)
@@ -80,5 +90,9 @@ def test_a_file_more_or_less_is_named(written, tmp_path) -> None:
     (folder / "model.onnx").unlink()
     with pytest.raises(UserError, match=r"model.onnx: missing since the export"):
         check_export(folder)
+    shutil.copytree(written["backbone"], tmp_path / "bb")
+    (tmp_path / "bb" / "extra.py").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"extra.py: added since the export"):
+        check_export(tmp_path / "bb")
     with pytest.raises(UserError, match=r"has no card\.json"):
         check_export(tmp_path)

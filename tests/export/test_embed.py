@@ -13,6 +13,7 @@ from medcl.export.backbone import load_backbone
 from medcl.export.embed import embed_files, embed_volume
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Volume
+from medcl.ingest.units import hu_doubts
 from tests.store.made_data import MadeData
 
 
@@ -93,11 +94,13 @@ def test_a_picture_backbone_reads_pictures(picture_backbone, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"units": "arbitrary"}, r"units 'arbitrary': this backbone takes HU; give the original"),
+        ({"units": "arbitrary"}, r"units 'arbitrary' \(values -1000 to \d+\): this backbone takes HU; give the original.*`units: HU`"),
         ({"modality": "mr"}, r"modality 'mr': this backbone takes ct"),
         ({"kind": "picture"}, r"kind 'picture': this backbone takes volumes"),
         ({"array": np.linspace(0, 1, 27).reshape(3, 3, 3)}, r"do not look like HU"),
         ({"array": np.linspace(-150, 250, 27).reshape(3, 3, 3)}, r"do not look like HU"),
+        ({"array": ct_volume().array - 1024}, r"values -2024 to .* rescaled twice; give the original"),
+        ({"array": np.clip(ct_volume().array, -1000, 10)}, r"cut to a window already, and this backbone sees -1000 to 1000"),
     ],
 )
 def test_what_contradicts_the_contract_is_refused_by_field(ct_backbone, change, message):
@@ -109,10 +112,17 @@ def test_what_contradicts_the_contract_is_refused_by_field(ct_backbone, change, 
 
 def test_a_windowed_nifti_and_a_bids_mr_are_refused_by_a_ct_backbone(ct_backbone, tmp_path):
     windowed = Volume(np.clip(ct_volume().array, -150, 250), ct_volume().affine, "ct", "HU")
-    with pytest.raises(UserError, match="units 'arbitrary': this backbone takes HU"):
+    with pytest.raises(UserError, match=r"units 'arbitrary' \(values -150 to .*this backbone takes HU"):
         ct_backbone.embed(write_nifti(tmp_path / "windowed.nii.gz", windowed))
     with pytest.raises(UserError, match="modality 'mr': this backbone takes ct"):
         ct_backbone.embed(write_nifti(tmp_path / "sub-01_T1w.nii.gz", ct_volume()))
+
+
+def test_a_window_no_narrower_than_the_networks_own_is_no_contradiction(ct_backbone):
+    bright = np.where(ct_volume().array > 0, ct_volume().array + 1000, ct_volume().array)
+    cut = Volume(np.clip(bright, -1000, 1000), ct_volume().affine, "ct", "HU")
+    assert hu_doubts(cut.array) == ("windowed",)
+    assert torch.isfinite(embed_volume(ct_backbone, cut).pooled).all()
 
 
 def test_arrays_missing_files_and_unreadable_ones(ct_backbone, tmp_path):
@@ -187,10 +197,26 @@ def test_nothing_to_write_raises_the_first_reason(volume_backbone, tmp_path):
 
 
 def test_a_real_ct_head_from_dicom(real_data, ct_backbone):
-    """The CT head study of the test data: localizer and derived images set aside, the rest embedded."""
+    """The CT head study of the test data: localizer and derived images set aside, the rest embedded; not what was done to it twice."""
+    from dataclasses import replace
+
     from medcl.ingest import read_scans
 
     readings = read_scans(real_data / "dicom_series" / "ct_head_phantom_philips")
     volumes = [volume for volume in readings.volumes if volume.modality == "ct"]
     assert len(volumes) == 1 and volumes[0].units == "HU"
     assert torch.isfinite(embed_volume(ct_backbone, volumes[0], overlap=0.0).pooled).all()
+    for spoiled, message in (
+        (volumes[0].array.astype(np.int32) - 1024, "rescaled twice"),
+        (np.clip(volumes[0].array, -1000, 400), "cut to a"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ct_backbone.embed(replace(volumes[0], array=spoiled))
+    for name, message in (
+        ("nifti_misc/totalseg_example_mr_sm.nii.gz", r"units 'arbitrary' \(values -47 to 833\): this backbone takes HU"),
+        ("nifti_misc/CT_AVM.nii.gz", r"units 'arbitrary' \(values 0 to 563.2\): this backbone takes HU"),
+        ("dicom_series/scd_cardiac_localizers", r"holds \d+ volumes"),
+        ("cxr_notes/raw_samples", r"holds \d+ volumes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ct_backbone.embed(real_data / name)

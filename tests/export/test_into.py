@@ -49,6 +49,10 @@ def test_the_loader_never_passes_a_file_without_the_encoder(tmp_path) -> None:
     export(tmp_path / "bb", "monai", tmp_path / "out", into="SegResNetDS")
     load = runpy.run_path(str(tmp_path / "out" / "load_backbone.py"))["load"]
     weights = load_file(tmp_path / "out" / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors: altered since the export"):
+        load(tmp_path / "out")
+    (tmp_path / "out" / "card.json").unlink()  # without it, counting is what is left
     for spoiled in (
         {},
         {name.removeprefix("encoder."): tensor for name, tensor in weights.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import medcl_example
 import numpy as np
 
 import medcl
-from medcl.export.targets import export, targets
+from medcl import cli
+from medcl.export.targets import targets
 from medcl.foundation.errors import UserError
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
@@ -27,7 +29,7 @@ training: {{num_steps: 3, world_batch: 4, precision: fp32, workers: 1, checkpoin
 
 
 def main(folder: Path) -> None:
-    """Every kind of addition, used once."""
+    """Every kind of addition, used once; prints what came of each."""
     files = Path(medcl_example.__file__).parent
     draw = np.random.default_rng(0)
     pictures = {str(number): draw.integers(0, 255, (48, 40, 1)).astype(np.uint8) for number in range(6)}
@@ -37,14 +39,25 @@ def main(folder: Path) -> None:
     config.write_text(CONFIG.format(folder=folder, files=files))
     run = medcl.pretrain(config, out=folder / "run")
     card = medcl.load_backbone(run.backbone).card
-    assert card["method"]["t"] == 1.5 and card["encoder"]["name"] == "patch_mean" and card["contract"]["modalities"] == ["oct"]
-    assert "csv" in targets()
-    print(export(run.folder, "csv", folder / "csv").lines[1])
     (folder / "flip.yaml").write_text((files / "policy.yaml").read_text() + "  - {name: flip_up_down}\n")
+    found = {
+        "method": card["method"],
+        "encoder": card["encoder"],
+        "augmentation": card["views"]["policy"]["steps"][-1],
+        "modality": [card["contract"]["modalities"], _refusal(config, folder / "flip.yaml")],
+        "export": targets()["csv"],
+    }
+    print(json.dumps(found))
+    sys.argv = ["medcl", "export", str(run.folder), "--to", "csv", "--out", str(folder / "csv")]
+    cli.main()
+
+
+def _refusal(config: Path, policy: Path) -> str:
     try:
-        medcl.pretrain(config, {"views.policy": str(folder / "flip.yaml")}, out=folder / "other")
+        medcl.pretrain(config, {"views.policy": str(policy)}, out=policy.parent / "other")
     except UserError as refusal:
-        print(refusal)
+        return str(refusal)
+    return "not refused"
 
 
 if __name__ == "__main__":
