@@ -12,6 +12,7 @@ from medcl.evaluation.fits import Fit, FitKey
 from medcl.evaluation.scores import Predictions
 from medcl.evaluation.subgroups import Grouping
 from medcl.evaluation.summary import Plan, summarise, write_summary
+from medcl.evaluation.targets import Colouring
 from medcl.foundation.files import write_card, write_json
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
@@ -76,14 +77,15 @@ def write_made_study(
         name: rng.normal(size=(400, 8)) + skill * label[:, None] for name, skill in zip(plan.inits, (0.3, 1.5, 0.9), strict=False)
     }
     train, test = np.arange(160), np.arange(160, 400)
-    sheet = neighbour_sheet(embeddings, train, test, label)
+    by = Colouring("", ("0", "1"), label)
+    sheet = neighbour_sheet(embeddings, train, test, by)
     for row in map(int, sheet["label"]):
         put_picture(sheet, row, _picture(row, label))
     closeup = look_closer(plan, fits, patient, made_groupings(group_name)) | {"side": 72, "pictures": {}}
     for found in closeup["hardest"]:
         put_picture(closeup, found["case"], _picture(found["case"], label[test]))
     write_json(folder / CLOSEUP, closeup)
-    write_json(folder / MAP, embedding_map(embeddings, train, test, label[test]))
+    write_json(folder / MAP, embedding_map(embeddings, train, test, [by]))
     write_json(folder / NEIGHBOURS, sheet)
     write_json(folder / FACTS, _facts(plan, title, transductive))
     write_card(folder, "study", inputs={"store": "0" * 64}, settings={"seed": 0}, counts={"fits": len(fits)})

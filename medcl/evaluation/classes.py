@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medcl.evaluation.knn import knn_probabilities
 from medcl.evaluation.linear import fit_logistic
 from medcl.evaluation.scores import Predictions
-from medcl.evaluation.targets import Say, defined, once
+from medcl.evaluation.targets import Colouring, Say, defined, once
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Classes:
     def groups(self) -> tuple[None, tuple[str, ...]]:
         """One for each class."""
         return None, tuple(f"class '{name}'" for name in self.names)
+
+    def colourings(self) -> tuple[Colouring, ...]:
+        """The classes."""
+        return (Colouring("", self.names, self.label),)
 
     def vote(self, bank: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Shares of the vote."""

@@ -1,14 +1,18 @@
-"""A study seen from near, in its fullest mode: calibration, classes, confusion, subgroups, and the cases found hardest."""
+"""A study seen from near, in its fullest mode: calibration, classes, confusion, errors, subgroups, and the cases found hardest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from medcl.evaluation import statistics
+from medcl.evaluation.agreement import look_at_quantity
+from medcl.evaluation.findings import FindingPredictions, mean_of_defined
 from medcl.evaluation.fits import Fit
+from medcl.evaluation.quantity import ValuePredictions
 from medcl.evaluation.scores import Measured, Predictions, ranking, table_of
 from medcl.evaluation.statistics import Outcome, Resamples
 from medcl.evaluation.subgroups import Grouping, score_groups
@@ -22,7 +26,8 @@ HARDEST = 8
 def look_closer(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarray], groupings: Sequence[Grouping]) -> dict[str, Any]:
     """What `closeup.json` holds; {} for a study without a mode that learns from labels.
 
-    patients: mode -> keys (test cases,); groupings: of the test cases. `points`: one for each fraction, of classifiers only.
+    patients: mode -> keys (test cases,); groupings: of the test cases. `points`: one for each fraction, with a part for each thing
+    asked: the class, each finding, or the quantity; none for outlines.
     """
     groups = grouped(plan, fits)
     mode = next((mode for mode in FULLEST_FIRST if (plan.reference, mode) in {group[:2] for group in groups}), None)
@@ -38,7 +43,7 @@ def look_closer(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarr
     most = outcomes[fractions[-1]]
     content = {
         "mode": mode,
-        "points": [{"fraction": fraction, **_point(own, patient, resamples)} for fraction, own in outcomes.items() if _classifies(own)],
+        "points": [{"fraction": fraction, "parts": parts} for fraction, parts in _parts(outcomes, patient, resamples) if parts],
         "groupings": [
             {"name": grouping.name, "values": list(grouping.values), "code": grouping.code.tolist(), "small": grouping.small}
             | {"unknown": grouping.unknown}
@@ -59,11 +64,27 @@ def _plain(content: Any) -> Any:
     return None if isinstance(content, float) and not np.isfinite(content) else content
 
 
-def _classifies(outcomes: Mapping[str, Sequence[Outcome]]) -> bool:
-    return all(isinstance(outcome, Predictions) for own in outcomes.values() for outcome in own)
+def _parts(
+    outcomes: Mapping[float, Mapping[str, Sequence[Any]]], patient: np.ndarray, resamples: Resamples
+) -> Iterable[tuple[float, list[dict[str, Any]]]]:
+    for fraction, own in outcomes.items():
+        first = next(iter(own.values()))[0]
+        if isinstance(first, Predictions):
+            yield fraction, [_look_at_classes("", own, patient, resamples)]
+        elif isinstance(first, FindingPredictions):
+            yield fraction, [_look_at_finding(place, own, patient, resamples) for place in range(len(first.names))]
+        else:
+            yield fraction, [look_at_quantity(own, patient, resamples)] if isinstance(first, ValuePredictions) else []
 
 
-def _point(outcomes: Mapping[str, Sequence[Any]], patient: np.ndarray, resamples: Resamples) -> dict[str, Any]:
+def _look_at_finding(place: int, outcomes: Mapping[str, Sequence[Any]], patient: np.ndarray, resamples: Resamples) -> dict[str, Any]:
+    first = next(iter(outcomes.values()))[0]
+    known, _ = first.single(place)
+    asked = {init: [fit.single(place)[1] for fit in own] for init, own in outcomes.items()}
+    return _look_at_classes(first.names[place], asked, patient[known], replace(resamples, patients=resamples.patients[:, known]))
+
+
+def _look_at_classes(name: str, outcomes: Mapping[str, Sequence[Any]], patient: np.ndarray, resamples: Resamples) -> dict[str, Any]:
     label = next(iter(outcomes.values()))[0].label
     members = [label == own for own in range(next(iter(outcomes.values()))[0].probabilities.shape[1])]
     counts = [{"cases": int(member.sum()), "patients": len(np.unique(patient[member]))} for member in members]
@@ -71,7 +92,7 @@ def _point(outcomes: Mapping[str, Sequence[Any]], patient: np.ndarray, resamples
         init: {"reliability": reliability(own, patient, resamples), "classes": class_numbers(own, resamples), "confusion": confusion(own)}
         for init, own in outcomes.items()
     }
-    return {"classes": counts, "inits": inits}
+    return {"name": name, "classes": counts, "inits": inits}
 
 
 def reliability(fits: Sequence[Predictions], patient: np.ndarray, resamples: Resamples) -> list[dict[str, float]]:
@@ -153,27 +174,45 @@ def confusion(fits: Sequence[Predictions]) -> list[list[float]]:
 def hardest_cases(outcomes: Mapping[str, Sequence[Outcome]], metric: str, patient: np.ndarray, most: int = HARDEST) -> list[dict[str, Any]]:
     """The test cases that all initialisations together find hardest, one for each patient; `case` counts the test cases from 0.
 
-    By the probability given to the truth, or by what was measured on the case; means over draws.
+    By the probability given to the truth (of findings: the mean over those that are known), by the distance from it (its value in
+    `inits` is then that of what was said), or by what was measured on the case; means over draws. truth: the class, the findings that are
+    there, or the quantity.
     """
-    found = {init: np.mean([_merit(outcome, metric, len(patient)) for outcome in own], axis=0) for init, own in outcomes.items()}
-    merit = np.mean(list(found.values()), axis=0)
+    merits = {init: np.mean([_merit(outcome, metric, len(patient)) for outcome in own], axis=0) for init, own in outcomes.items()}
+    merit = np.mean(list(merits.values()), axis=0)
     chosen: dict[str, int] = {}
     for case in np.argsort(merit, kind="stable"):
         if np.isfinite(merit[case]) and len(chosen) < most:
             chosen.setdefault(str(patient[case]), int(case))
     first = next(iter(outcomes.values()))[0]
-    truth = first.label if isinstance(first, Predictions) else None
+    if isinstance(first, ValuePredictions):
+        merits = {
+            init: np.mean([outcome.value for outcome in own if isinstance(outcome, ValuePredictions)], axis=0)
+            for init, own in outcomes.items()
+        }
     return [
-        {"case": case, "truth": None if truth is None else int(truth[case])}
-        | {"inits": {init: round(float(values[case]), 4) for init, values in found.items()}}
+        {"case": case, "truth": _truth_of(first, case), "inits": {init: float(f"{values[case]:.4g}") for init, values in merits.items()}}
         for case in chosen.values()
     ]
+
+
+def _truth_of(outcome: Outcome, case: int) -> Any:
+    if isinstance(outcome, Predictions):
+        return int(outcome.label[case])
+    if isinstance(outcome, FindingPredictions):
+        return np.flatnonzero(outcome.label[case] == 1).tolist()
+    return float(f"{outcome.truth[case]:.4g}") if isinstance(outcome, ValuePredictions) else None
 
 
 def _merit(outcome: Outcome, metric: str, cases: int) -> np.ndarray:
     """(cases,) higher is better, NaN where a case has none."""
     if isinstance(outcome, Predictions):
         return outcome.probabilities[np.arange(len(outcome.label)), outcome.label]
+    if isinstance(outcome, FindingPredictions):
+        given = np.where(outcome.label == 1, outcome.probabilities, 1 - outcome.probabilities)
+        return mean_of_defined(np.where(outcome.label >= 0, given, np.nan).T)
+    if isinstance(outcome, ValuePredictions):
+        return -np.abs(outcome.value - outcome.truth)
     if isinstance(outcome, Measured) and metric in outcome.names:
         return outcome.values[:, outcome.names.index(metric)]
     return np.full(cases, np.nan)

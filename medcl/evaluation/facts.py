@@ -21,6 +21,7 @@ from medcl.evaluation.settings import ClassificationTask, MultilabelTask, Regres
 from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
 from medcl.evaluation.subgroups import groupings_of
 from medcl.evaluation.summary import FULLEST_FIRST
+from medcl.evaluation.targets import Colouring
 from medcl.foundation.files import hash_of_folder
 from medcl.foundation.geometry import rows_and_columns
 from medcl.store.volume_store import VolumeStore
@@ -42,12 +43,13 @@ def versions() -> dict[str, str]:
     return {"medcl": medcl.__version__, "python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
 
 
-def embedding_map(embeddings: Mapping[str, np.ndarray], train: np.ndarray, shown: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+def embedding_map(embeddings: Mapping[str, np.ndarray], train: np.ndarray, shown: np.ndarray, by: Sequence[Colouring]) -> dict[str, Any]:
     """Test cases on the two leading components of the training cases, for every initialisation.
 
-    embeddings: name -> (rows, dim); train, shown: rows; label: (shown,) class numbers.
+    embeddings: name -> (rows, dim); train, shown: rows; by: colourings of all rows.
     """
-    content: dict[str, Any] = {"label": label.tolist(), "inits": {}}
+    colours = [{"name": own.name, "values": list(own.values), "code": own.code[shown].tolist()} for own in by]
+    content: dict[str, Any] = {"by": colours, "inits": {}}
     for name, rows in embeddings.items():
         mean, directions = principal_components(rows[train], 2)
         if directions.shape[1] == 2:
@@ -60,17 +62,18 @@ def embedding_map(embeddings: Mapping[str, np.ndarray], train: np.ndarray, shown
 
 
 def neighbour_sheet(
-    embeddings: Mapping[str, np.ndarray], train: np.ndarray, test: np.ndarray, label: np.ndarray, *, queries: int = 4, neighbours: int = 5
+    embeddings: Mapping[str, np.ndarray], train: np.ndarray, test: np.ndarray, by: Colouring, *, queries: int = 4, neighbours: int = 5
 ) -> dict[str, Any]:
-    """For a few test cases (classes in turn) the training cases that each initialisation holds closest.
+    """For a few test cases (the colouring's values in turn) the training cases that each initialisation holds closest.
 
-    label: (rows,) class numbers. Pictures are added by `add_pictures`.
+    by: a colouring of all rows. Pictures are added by `add_pictures`.
     """
-    by_class = [test[label[test] == own] for own in np.unique(label[test])]
+    by_class = [test[by.code[test] == own] for own in range(len(by.values))]
     asked = [int(rows[place]) for place in range(queries) for rows in by_class if place < len(rows)][:queries]
     found = {name: train[nearest(rows[train], rows[asked], neighbours)].tolist() for name, rows in embeddings.items()}
     shown = sorted({*asked, *(row for lists in found.values() for one in lists for row in one)})
-    return {"queries": asked, "inits": found, "label": {str(row): int(label[row]) for row in shown}, "side": THUMBNAIL, "pictures": {}}
+    label = {str(row): int(by.code[row]) for row in shown}
+    return {"queries": asked, "inits": found, "label": label, "values": list(by.values), "side": THUMBNAIL, "pictures": {}}
 
 
 def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, rows: np.ndarray) -> None:

@@ -12,22 +12,32 @@ from torch.nn import functional as F
 
 from medcl.evaluation.knn import knn_probabilities
 from medcl.evaluation.linear import STRENGTHS, fit_logistic
-from medcl.evaluation.scores import in_parts, ranking
-from medcl.evaluation.targets import Say, defined, once
+from medcl.evaluation.scores import Predictions, in_parts, ranking
+from medcl.evaluation.targets import Colouring, Say, defined, once
 
 
 @dataclass(frozen=True)
 class FindingPredictions:
-    """What was said about test cases: names of the findings, probabilities and label (cases, findings); label: 1, 0, or -1 unknown."""
+    """What was said about test cases: names of the findings, probabilities and label (cases, findings); label: 1, 0, or -1 unknown.
+
+    prior: (findings,) share of the labelled training cases with each finding; a case is said to have what is more probable than that.
+    """
 
     names: tuple[str, ...]
     probabilities: np.ndarray
     label: np.ndarray
+    prior: np.ndarray
 
     @property
     def num_cases(self) -> int:
         """How many test cases there are."""
         return len(self.label)
+
+    def single(self, column: int) -> tuple[np.ndarray, Predictions]:
+        """One finding as a question of two classes: (cases,) where the answer is known, and what was said of those."""
+        known = self.label[:, column] >= 0
+        present, prior = self.probabilities[known, column], self.prior[column]
+        return known, Predictions(np.stack([1 - present, present], 1), self.label[known, column], np.array([1 - prior, prior]))
 
     def table(self) -> FindingTable:
         """Ranks among the cases where the finding is known, so that two models can be exchanged case by case."""
@@ -60,7 +70,7 @@ class FindingTable:
 
     def _scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         single = [self._of_one(column, weights) for column in range(len(self.names))]
-        means = {name: _mean_of_defined(np.stack([own[name] for own in single])) for name in ("auroc", "auprc", "brier")}
+        means = {name: mean_of_defined(np.stack([own[name] for own in single])) for name in ("auroc", "auprc", "brier")}
         parts = {f"{name}_{of}": own[name] for name in ("auroc", "auprc") for of, own in zip(self.names, single, strict=True)}
         return means | parts
 
@@ -74,7 +84,7 @@ class FindingTable:
         return {"auroc": auroc, "auprc": auprc, "brier": brier}
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """(findings, rows) -> (rows,), NaN where none is defined."""
     known = ~np.isnan(values)
     count = known.sum(0)
@@ -101,6 +111,16 @@ class Findings:
         membership = np.concatenate([self.label == 1, self.label == 0], axis=1)
         return membership, (*(f"'{name}'" for name in self.names), *(f"those without '{name}'" for name in self.names))
 
+    def colourings(self) -> tuple[Colouring, ...]:
+        """Whether there is any; then each finding."""
+        present, known = self.label == 1, ~np.isnan(self.label)
+        some = np.where(present.any(1), 1, np.where(known.all(1), 0, -1))
+        each = (
+            Colouring(name, ("absent", "present"), np.nan_to_num(own, nan=-1).astype(np.int64))
+            for name, own in zip(self.names, self.label.T, strict=True)
+        )
+        return Colouring("any finding", ("none of them", "at least one"), some), *each
+
     def vote(self, bank: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """For each finding the share of the vote among those for whom it is known."""
         columns = []
@@ -118,8 +138,8 @@ class Findings:
         return [(strength, say_with(place)) for place, strength in enumerate(sorted(STRENGTHS))]
 
     def shares(self, rows: np.ndarray) -> np.ndarray:
-        """Share of the cases with each finding, among those for whom it is known: (findings,)."""
-        return np.array([label.mean() for _, label in self._known(rows)])
+        """Share of the cases with each finding, among those for whom it is known: (findings,); a half where there are none."""
+        return np.array([label.mean() if len(label) else 0.5 for _, label in self._known(rows)])
 
     def loss(self, rows: np.ndarray, balanced: bool) -> nn.Module:
         """Cross-entropy of every known finding."""
@@ -140,8 +160,8 @@ class Findings:
         return present / (present + absent)
 
     def outcome(self, said: np.ndarray, rows: np.ndarray, part: np.ndarray) -> FindingPredictions:
-        """Probabilities and the truth."""
-        return FindingPredictions(self.names, said, np.nan_to_num(self.label[part], nan=-1).astype(np.int64))
+        """Probabilities, the truth, and the shares that decisions take out."""
+        return FindingPredictions(self.names, said, np.nan_to_num(self.label[part], nan=-1).astype(np.int64), self.shares(rows))
 
     def judge(self, said: np.ndarray, rows: np.ndarray, part: np.ndarray) -> tuple[float, float]:
         """Macro AUROC, then Brier score; 0.5 where no finding has both kinds of cases."""

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class FitFolder:
         self.folder = Path(study) / FITS
 
     def load(self, key: FitKey, basis: str) -> Fit | None:
-        """The finished fit, or None where there is none or it stands on another basis (see `basis_of`)."""
+        """The finished fit, or None where there is none, it stands on another basis (see `basis_of`), or says less than fits say now."""
         path = self.folder / key.file
         if not path.is_file():
             return None
         content = read_json(path)
-        if content.get("basis") != basis:
+        if content.get("basis") != basis or not _is_whole(content["outcome"]):
             return None
         validation = content["validation"]
         return Fit(
@@ -111,6 +111,10 @@ _KINDS: dict[str, type] = {
     "findings": FindingPredictions,
     "values": ValuePredictions,
 }
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    return {own.name for own in fields(_KINDS[content["kind"]])} == content.keys() - {"kind"}
 
 
 def _content_of(outcome: Outcome) -> dict[str, Any]:

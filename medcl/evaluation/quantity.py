@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medcl.evaluation.knn import knn_means
 from medcl.evaluation.linear import fit_ridge
 from medcl.evaluation.scores import in_parts
-from medcl.evaluation.targets import Say, defined, once
+from medcl.evaluation.targets import Colouring, Say, defined, once
 
 QUARTERS = ("the lowest quarter", "the second quarter", "the third quarter", "the highest quarter")
 
@@ -90,10 +90,14 @@ class Quantity:
 
     def groups(self) -> tuple[np.ndarray, tuple[str, ...]]:
         """The quarters; fewer where many cases have the same value."""
-        edges = np.quantile(self.label, (0.25, 0.5, 0.75))
-        quarter = np.searchsorted(edges, self.label, side="right")
+        quarter = np.searchsorted(np.quantile(self.label, (0.25, 0.5, 0.75)), self.label, side="right")
         found = np.unique(quarter)
         return quarter[:, None] == found, tuple(QUARTERS[number] for number in found)
+
+    def colourings(self) -> tuple[Colouring, ...]:
+        """The quarters."""
+        membership, words = self.groups()
+        return (Colouring("", words, membership.argmax(1)),)
 
     def vote(self, bank: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """The neighbours' weighted mean."""

@@ -20,7 +20,7 @@ from medcl.evaluation.initialisations import Initialisation, initialisations
 from medcl.evaluation.leaks import LeakReport, Scored, check_leaks
 from medcl.evaluation.retrieval import retrieve_from_run
 from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
-from medcl.evaluation.settings import READS_TEXT, ClassificationTask, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
+from medcl.evaluation.settings import READS_TEXT, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
 from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
 from medcl.evaluation.summary import FULLEST_FIRST, HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
 from medcl.evaluation.supervised import learn_weights
@@ -329,11 +329,11 @@ class OpenStudy:
         """Everything the page says beside the numbers."""
         write_json(self.out / pages.FACTS, pages.study_facts(self))
         write_json(self.out / pages.CLOSEUP, pages.study_closeup(self, fits))
-        if isinstance(self.config.task, ClassificationTask) and {"knn", "linear"} & set(self.config.modes):
+        if {"knn", "linear"} & set(self.config.modes):
             shown = {init.name: self.embeddings(init) for init in self.inits if init.kind != "pixels"}
-            label = self.cases.cases.label
-            write_json(self.out / pages.MAP, pages.embedding_map(shown, self.draws.train, self.draws.test, label[self.draws.test]))
-            sheet = pages.neighbour_sheet(shown, self.draws.train, self.draws.test, label)
+            by = self.cases.target.colourings()
+            write_json(self.out / pages.MAP, pages.embedding_map(shown, self.draws.train, self.draws.test, by))
+            sheet = pages.neighbour_sheet(shown, self.draws.train, self.draws.test, by[0])
             first = self.inits[0]
             pages.add_pictures(sheet, first.store, first.maker, self.cases.rows_of(first.store))
             write_json(self.out / pages.NEIGHBOURS, sheet)

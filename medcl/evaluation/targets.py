@@ -23,6 +23,17 @@ class Fitted:
     validation: float
 
 
+@dataclass(frozen=True)
+class Colouring:
+    """By what cases are coloured in pictures of them. name: empty where the task's own label says it; code: (cases,) place in `values`,
+    -1 where it is not known.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    code: np.ndarray
+
+
 class Target(Protocol):
     """The labels of a study's cases, and what learns them.
 
@@ -42,6 +53,10 @@ class Target(Protocol):
 
     def groups(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """What draws are stratified by, and the words for it: see `Cases`."""
+        ...
+
+    def colourings(self) -> tuple[Colouring, ...]:
+        """What maps and sheets of the cases show; the first says most."""
         ...
 
     def vote(self, bank: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:

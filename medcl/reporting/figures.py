@@ -134,17 +134,36 @@ def draw_map(x: Sequence[float], y: Sequence[float], group: Sequence[int], expla
     return figure
 
 
-def draw_reliability(bins: Sequence[Mapping[str, float]], colour: str, words: tuple[str, str]) -> Figure:
-    """What was said against what happened, with intervals; the diagonal is where both agree. words: of the two axes."""
-    said, happened, low, high = (np.array([own[name] for own in bins]) for name in ("said", "happened", "low", "high"))
+def draw_reliability(curves: Mapping[str, Sequence[Mapping[str, float]]], words: tuple[str, str]) -> Figure:
+    """Colour -> bins: what was said against what happened, with intervals; the diagonal is where both agree. words: of the two axes."""
     with _figure(2.7, 2.75) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
-        axes.vlines(said, low, high, color=colour, linewidth=1.2, alpha=0.7, zorder=2)
-        axes.plot(said, happened, color=colour, linewidth=1.6, zorder=3)
-        axes.plot(said, happened, "o", color=colour, markersize=4.6, markeredgecolor=PAPER, markeredgewidth=0.9, zorder=4)
+        for colour, bins in curves.items():
+            said, happened, low, high = (np.array([own[name] for own in bins]) for name in ("said", "happened", "low", "high"))
+            axes.vlines(said, low, high, color=colour, linewidth=1.2, alpha=0.7, zorder=2)
+            axes.plot(said, happened, color=colour, linewidth=1.6, zorder=3)
+            axes.plot(said, happened, "o", color=colour, markersize=4.6, markeredgecolor=PAPER, markeredgewidth=0.9, zorder=4)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=words[0], ylabel=words[1], aspect="equal")
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axes.spines["left"].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.8)
+    return figure
+
+
+def draw_agreement(dots: Sequence[Sequence[float]], limits: Mapping[str, float], colour: str, name: str) -> Figure:
+    """What was said of a quantity against the truth: dashed where both agree, solid off it by `error`, dotted by `low` and `high`."""
+    truth, said = np.array(dots).T
+    ends = np.array([min(truth.min(), said.min()), max(truth.max(), said.max())])
+    ends = ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1e-6)
+    with _figure(2.7, 2.75) as (figure, axes):
+        axes.plot(ends, ends, color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
+        axes.plot(ends, ends + limits["error"], color=colour, linewidth=1.4, zorder=3)
+        for end in ("low", "high"):
+            axes.plot(ends, ends + limits[end], color=colour, linewidth=1, dashes=(1, 2), zorder=3)
+        axes.plot(truth, said, "o", color=colour, markersize=3, alpha=0.5, markeredgewidth=0, zorder=2)
+        axes.set(xlim=ends, ylim=ends, xlabel=f"true {name}", ylabel="said", aspect="equal")
+        axes.locator_params(nbins=4)
         axes.spines["left"].set_visible(False)
         axes.grid(color=GRID, linewidth=0.8)
     return figure
@@ -229,6 +248,11 @@ def to_svg(figure: Figure, words: str) -> str:
     assert view is not None
     head = f'<svg {view[0]} role="img" aria-label="{escape(words)}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + text[text.index(">") + 1 :]
+
+
+def as_file(name: str) -> str:
+    """What a user named, as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:40]
 
 
 def css_colour(colour: str) -> str:

@@ -14,9 +14,9 @@ from medcl.evaluation.summary import MODE_WORDS, percent
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, read_card, write_text
 from medcl.foundation.pages import render_page
-from medcl.reporting import read_runs, read_study
-from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, draw_map, picture_uri, to_svg, write_figure
-from medcl.reporting.read_closeup import closeup_content, grouped_maps, reliability_figures
+from medcl.reporting import read_maps, read_runs, read_study
+from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, to_svg, write_figure
+from medcl.reporting.read_closeup import closeup_content, closeup_figures
 from medcl.reporting.read_runs import FIGURE_WORDS, Run
 from medcl.reporting.read_study import METRIC_WORDS, Study
 
@@ -29,11 +29,11 @@ def write_study_page(folder: Path) -> Path:
     figures = study.folder / "figures"
     for mode, panel in read_study.curve_panels(study).items():
         write_figure(draw_curves(panel), figures / f"label_efficiency_{mode}")
-    for name, points in (study.map or {"inits": {}})["inits"].items():
-        write_figure(_map_of(study, points), figures / f"embedding_map_{name}")
+    for name, figure in read_maps.map_figures(study):
+        write_figure(figure, figures / name)
     for point in study.closeup.get("points", ())[-1:]:
-        for name, figure in reliability_figures(study, point).items():
-            write_figure(figure, figures / f"reliability_{name}")
+        for name, (_, figure) in closeup_figures(study, point).items():
+            write_figure(figure, figures / name)
     page = study.folder / PAGE
     write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
     return page
@@ -79,15 +79,14 @@ def _study_content(study: Study) -> dict[str, Any]:
         "laws": [{**row, "colour": css_colour(row["colour"])} for row in read_study.laws(study)],
         "fitted": any("line" in law for law in study.laws),
         "closeup": closeup_content(study),
-        "grouped_maps": grouped_maps(study),
         "cases_differ": any(row["cases"] != row["patients"] for row in compared),
         "retrieval": [{**row, "colour": css_colour(row["colour"])} for row in read_study.retrieval(study)],
         "zero_shot": [{**row, "colour": css_colour(row["colour"])} for row in read_study.zero_shot(study)],
         "prompts": read_study.prompts(study),
         "recall_at": read_study.RECALL_AT,
         "refused": [_refusal(refusal) for refusal in study.facts["refused"]],
-        "maps": _maps(study),
-        "neighbours": _neighbours(study),
+        "maps": read_maps.maps(study),
+        "neighbours": read_maps.neighbours(study),
         "metric_names": metric_names,
         "numbers": numbers,
         "inits": [_provenance(name, study.facts["inits"][name], css_colour(chosen[name])) for name in study.inits],
@@ -118,43 +117,6 @@ def _refusal(refusal: Mapping[str, Any]) -> dict[str, Any]:
         else "more labelled patients than there are"
     )
     return {"fraction": percent(refusal["fraction"]), "patients": refusal["num_patients"], "needs": needs, "reason": refusal["reason"]}
-
-
-def _map_of(study: Study, points: Mapping[str, Any]):
-    label = (study.map or {})["label"]
-    return draw_map(points["x"], points["y"], label, points["explained"])
-
-
-def _maps(study: Study) -> dict[str, Any] | None:
-    if not study.map or not study.map["inits"]:
-        return None
-    found = [(name, points) for name, points in study.map["inits"].items() if name in study.inits]
-    panels = [{"name": name, "svg": to_svg(_map_of(study, points), f"embedding of the test cases, {name}")} for name, points in found]
-    classes = [{"name": words, "colour": css_colour(colour_of(1 + place))} for place, words in enumerate(study.facts["task"]["classes"])]
-    return {"panels": panels, "classes": classes}
-
-
-def _neighbours(study: Study) -> list[dict[str, Any]]:
-    sheet = study.neighbours
-    if not sheet or not sheet["pictures"]:
-        return []
-    pictures = {row: picture_uri(pixels) for row, pixels in read_study.thumbnails(sheet).items()}
-    classes = study.facts["task"]["classes"]
-
-    def cell(row: int) -> dict[str, Any]:
-        label = sheet["label"][str(row)]
-        return {"uri": pictures[str(row)], "label": classes[label], "colour": css_colour(colour_of(1 + label))}
-
-    return [
-        {
-            "name": name,
-            "rows": [
-                {"query": cell(query), "found": [cell(row) for row in rows]} for query, rows in zip(sheet["queries"], lists, strict=True)
-            ],
-        }
-        for name, lists in sheet["inits"].items()
-        if name in study.inits
-    ]
 
 
 def _provenance(name: str, init: Mapping[str, Any], colour: str) -> dict[str, Any]:

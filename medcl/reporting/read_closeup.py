@@ -1,4 +1,4 @@
-"""The close-up of a study as the page needs it: calibration, classes, confusion, subgroups, the cases found hardest."""
+"""The close-up of a study as the page needs it: calibration, classes, confusion, errors, subgroups, the cases found hardest."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medcl.evaluation.summary import MODE_WORDS, percent
-from medcl.reporting.figures import colour_of, css_colour, draw_map, draw_reliability, picture_uri, to_svg
+from medcl.reporting.figures import as_file, colour_of, css_colour, draw_agreement, draw_reliability, picture_uri, to_svg
 from medcl.reporting.read_study import METRIC_WORDS, Study, colours, interval, number, thumbnails
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLASS_NUMBERS = {"auroc": "AUROC", "sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision"}
+NUMBERS = {
+    "auroc": "AUROC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "error": "mean error",
+    "off": "mean absolute error",
+    "low": "lower limit",
+    "high": "upper limit",
+}
+_SIGNED = ("error", "low", "high")
 MOST_CLASSES = 12
+_MERITS = {
+    "classification": "the probability given to the truth",
+    "multilabel": "the probability given to the truth, mean over the known findings",
+    "regression": "the distance from the truth",
+}
 
 
 def closeup_content(study: Study) -> dict[str, Any] | None:
@@ -28,66 +43,100 @@ def closeup_content(study: Study) -> dict[str, Any] | None:
         "most": percent(most),
         "metric": METRIC_WORDS.get(study.metric, study.metric),
         "points": [_point(study, point) for point in closeup["points"]],
-        "class_numbers": list(CLASS_NUMBERS.values()),
         "groupings": [_grouping(study, grouping) for grouping in closeup["groupings"]],
         "hardest": _hardest(study),
-        "hardest_by": "the probability given to the truth" if closeup["points"] else METRIC_WORDS.get(study.metric, study.metric),
+        "hardest_by": _MERITS.get(study.facts["task"]["name"], METRIC_WORDS.get(study.metric, study.metric)),
     }
 
 
-def reliability_figures(study: Study, point: Mapping[str, Any]) -> dict[str, Figure]:
-    """A reliability diagram for every initialisation of one point that has enough patients for one."""
-    chosen, classes = colours(study), study.facts["task"]["classes"]
-    words = (f"probability given to {classes[1]}", f"share that is {classes[1]}") if len(classes) == 2 else ("confidence", "share right")
-    bins = {init: own["reliability"] for init, own in point["inits"].items() if init in chosen}
-    return {init: draw_reliability(own, chosen[init], words) for init, own in bins.items() if own}
-
-
-def grouped_maps(study: Study) -> list[dict[str, Any]]:
-    """The embedding map once more for every grouping of the test cases, coloured by it."""
-    found = []
-    for grouping in study.closeup.get("groupings", ()) if study.map else ():
-        panels = [
-            {
-                "name": init,
-                "svg": to_svg(draw_map(own["x"], own["y"], grouping["code"], own["explained"]), f"{init}, by {grouping['name']}"),
-            }
-            for init, own in (study.map or {})["inits"].items()
-            if init in study.inits
-        ]
-        names = [(value, colour_of(1 + place)) for place, value in enumerate(grouping["values"])]
-        names += [("not known, or a group too small to name", colour_of(0))] if -1 in grouping["code"] else []
-        legend = [{"name": name, "colour": css_colour(colour)} for name, colour in names]
-        found.append({"name": grouping["name"], "panels": panels, "legend": legend})
+def closeup_figures(study: Study, point: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
+    """Name for a file -> title and figure, of one point. Classes: a reliability diagram for every initialisation; findings: one for each
+    of them with all initialisations; a quantity: what was said against the truth. None where there are too few patients.
+    """
+    chosen, found = colours(study), {}
+    for place, part in enumerate(_parts(point), start=1):
+        inits = {init: own for init, own in part["inits"].items() if init in chosen}
+        if part["name"]:
+            bins = {chosen[init]: own["reliability"] for init, own in inits.items() if own["reliability"]}
+            figures = (
+                {f"{place}_{as_file(part['name'])}": (part["name"], draw_reliability(bins, _reliability_words(study)))} if bins else {}
+            )
+            found |= {f"reliability_{name}": figure for name, figure in figures.items()}
+        for init, own in {} if part["name"] else inits.items():
+            if own.get("dots"):
+                limits = {name: _float(own["classes"][0][name][0]) for name in ("error", "low", "high")}
+                drawn = draw_agreement(own["dots"], limits, chosen[init], study.facts["task"]["label"])
+                found[f"agreement_{init}"] = init, drawn
+            elif own.get("reliability"):
+                found[f"reliability_{init}"] = init, draw_reliability({chosen[init]: own["reliability"]}, _reliability_words(study))
     return found
 
 
+def _parts(point: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What was asked; a study made before there were several asked for classes only."""
+    return point.get("parts", [{"name": "", **point}])
+
+
+def _reliability_words(study: Study) -> tuple[str, str]:
+    task = study.facts["task"]
+    if task["name"] == "multilabel":
+        return "probability given to it", "share that has it"
+    classes = task["classes"]
+    return (f"probability given to {classes[1]}", f"share that is {classes[1]}") if len(classes) == 2 else ("confidence", "share right")
+
+
 def _point(study: Study, point: Mapping[str, Any]) -> dict[str, Any]:
-    chosen, classes = colours(study), study.facts["task"]["classes"]
-    inits = {init: own for init, own in point["inits"].items() if init in chosen}
-    rows = []
-    for place, (name, counts) in enumerate(zip(classes, point["classes"], strict=True)):
-        for init, own in inits.items():
-            cells = [_cell(own["classes"][place][key]) for key in CLASS_NUMBERS]
-            first = init == next(iter(inits))
-            row = {"class": name if first else "", "counts": counts if first else None, "init": init, "cells": cells}
-            rows.append({**row, "colour": css_colour(chosen[init])})
-    tables = [
-        {"init": init, "colour": css_colour(chosen[init]), "rows": _confusion(classes, own["confusion"])} for init, own in inits.items()
-    ]
-    figures = reliability_figures(study, point)
+    chosen, task = colours(study), study.facts["task"]
+    parts = [{**part, "inits": {init: own for init, own in part["inits"].items() if init in chosen}} for part in _parts(point)]
+    rows = [row for part in parts for row in _part_rows(study, part)]
+    first = next(iter(parts[0]["inits"].values()))
+    tables = []
+    if "confusion" in first and not parts[0]["name"] and len(task["classes"]) <= MOST_CLASSES:
+        tables = [(init, _confusion(task["classes"], own["confusion"])) for init, own in parts[0]["inits"].items()]
+    figures = closeup_figures(study, point)
     return {
         "fraction": percent(point["fraction"]),
-        "panels": [{"name": init, "svg": to_svg(figure, f"reliability, {init}")} for init, figure in figures.items()],
-        "classes": rows,
-        "names": classes,
-        "confusion": tables if len(classes) <= MOST_CLASSES else [],
+        "panels": [{"name": title, "svg": to_svg(figure, f"{name.split('_')[0]}, {title}")} for name, (title, figure) in figures.items()],
+        "subject": "finding" if parts[0]["name"] else task["label"],
+        "columns": [NUMBERS[key] for key in first["classes"][0]],
+        "rows": rows,
+        "names": task["classes"],
+        "inits": [{"name": init, "colour": css_colour(chosen[init])} for init in parts[0]["inits"]],
+        "confusion": [{"init": init, "colour": css_colour(chosen[init]), "rows": table} for init, table in tables],
     }
 
 
-def _cell(numbers: Sequence[float | None]) -> dict[str, str]:
+def _part_rows(study: Study, part: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Row by row, each initialisation: of classes and of ranges of a quantity all, of a finding that it is there."""
+    chosen = colours(study)
+    names = [part["name"]] * 2 if part["name"] else [counts.get("name") for counts in part["classes"]]
+    for place, counts in enumerate(part["classes"]):
+        if part["name"] and place == 0:
+            continue
+        for number_of_init, (init, own) in enumerate(part["inits"].items()):
+            under = _counted(own["confusion"]) if part["name"] else {}
+            cells = [{**_cell(numbers, key in _SIGNED), "under": under.get(key, "")} for key, numbers in own["classes"][place].items()]
+            opens = {"name": names[place] or study.facts["task"]["classes"][place], "counts": counts}
+            shown = {"name": "", "counts": None} if number_of_init else opens
+            yield {**shown, "init": init, "colour": css_colour(chosen[init]), "cells": cells}
+
+
+def _counted(confusion: Sequence[Sequence[float]]) -> dict[str, str]:
+    """Of those that have a finding, how many were said to; and of those that do not."""
+    (cleared, alarms), (missed, found) = confusion
+    return {
+        "sensitivity": f"{_count(found)} of {_count(found + missed)} found",
+        "specificity": f"{_count(alarms)} false alarms of {_count(alarms + cleared)}",
+    }
+
+
+def _count(cases: float) -> str:
+    return f"{cases:.1f}".removesuffix(".0")
+
+
+def _cell(numbers: Sequence[float | None], signed: bool) -> dict[str, str]:
     value, low, high = map(_float, numbers)
-    return {"value": number(value), "interval": interval(low, high)}
+    return {"value": number(value, signed), "interval": interval(low, high, signed)}
 
 
 def _float(value: float | None) -> float:
@@ -98,9 +147,7 @@ def _confusion(classes: Sequence[str], counts: Sequence[Sequence[float]]) -> lis
     rows = []
     for name, row in zip(classes, counts, strict=True):
         total = max(sum(row), 1e-9)
-        rows.append(
-            {"name": name, "cells": [{"text": f"{count:.1f}".removesuffix(".0"), "share": round(count / total, 3)} for count in row]}
-        )
+        rows.append({"name": name, "cells": [{"text": _count(count), "share": round(count / total, 3)} for count in row]})
     return rows
 
 
@@ -136,19 +183,26 @@ def _hardest(study: Study) -> list[dict[str, Any]]:
     if not closeup.get("pictures"):
         return []
     pictures = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}
-    task = study.facts["task"]
     return [
-        {
-            "uri": pictures[str(found["case"])],
-            "truth": "" if found["truth"] is None else f"{task['label']} {task['classes'][found['truth']]}",
-            "colour": css_colour(colour_of(0 if found["truth"] is None else 1 + found["truth"])),
-            "said": list(_said(found["inits"], chosen)),
-        }
+        {"uri": pictures[str(found["case"])], **_truth(study, found["truth"]), "said": list(_said(found["inits"], chosen))}
         for found in closeup["hardest"]
     ]
+
+
+def _truth(study: Study, truth: Any) -> dict[str, str]:
+    """What a case really is, in words, and the colour of its class."""
+    task, place = study.facts["task"], 0
+    words = ""
+    if task["name"] == "classification":
+        words, place = f"{task['label']} {task['classes'][truth]}", 1 + truth
+    elif task["name"] == "multilabel":
+        words = ", ".join(task["classes"][finding] for finding in truth) or "none of them"
+    elif task["name"] == "regression":
+        words = f"{task['label']} {truth:g}"
+    return {"truth": words, "colour": css_colour(colour_of(place))}
 
 
 def _said(inits: Mapping[str, float], chosen: Mapping[str, str]) -> Iterable[dict[str, str]]:
     for init, value in inits.items():
         if init in chosen:
-            yield {"init": init, "colour": css_colour(chosen[init]), "text": f"{value:.2f}"}
+            yield {"init": init, "colour": css_colour(chosen[init]), "text": f"{value:.2f}" if abs(value) < 1 else f"{value:.4g}"}

@@ -9,6 +9,9 @@ import pytest
 from sklearn import metrics
 
 from medcl.evaluation.closeup import class_numbers, confusion, hardest_cases, look_closer, reliability
+from medcl.evaluation.findings import FindingPredictions
+from medcl.evaluation.fits import Fit, FitKey
+from medcl.evaluation.quantity import ValuePredictions
 from medcl.evaluation.scores import Measured, Predictions
 from medcl.evaluation.statistics import resample_patients
 from tests.made_study import made_fits, made_groupings, made_plan
@@ -85,6 +88,34 @@ def test_hardest_measured_cases_skip_those_without_a_value() -> None:
     values = np.array([[0.9], [np.nan], [0.2], [0.5]])
     found = hardest_cases({"one": [Measured(("dice",), values)]}, "dice", np.arange(4), most=2)
     assert [one["case"] for one in found] == [2, 3] and found[0]["truth"] is None
+
+
+def test_each_finding_is_a_question_to_those_of_whom_it_is_known() -> None:
+    rng = np.random.default_rng(3)
+    label = rng.integers(-1, 2, (300, 2))
+    p = np.clip(0.3 + 0.3 * label + rng.normal(0, 0.2, label.shape), 0, 1)
+    fit = FindingPredictions(("one", "other"), p, label, np.array([0.5, 0.2]))
+    plan = made_plan(inits=("random",), modes=("linear",), fractions=(1.0,), task="multilabel")
+    fits = [Fit(FitKey("random", "linear", 1.0, 0), 9, 9, fit)]
+    (point,) = look_closer(plan, fits, {"linear": PATIENT}, [])["points"]
+    for column, part in enumerate(point["parts"]):
+        known = label[:, column] >= 0
+        assert part["name"] == fit.names[column] and sum(row["cases"] for row in part["classes"]) == known.sum()
+        said = p[known, column] > fit.prior[column]
+        found = part["inits"]["random"]
+        assert found["confusion"] == metrics.confusion_matrix(label[known, column], said).tolist()
+        assert found["classes"][1]["sensitivity"][0] == pytest.approx(metrics.recall_score(label[known, column], said), abs=1e-5)
+        assert len(found["reliability"]) >= 3
+
+
+def test_hardest_of_findings_and_of_a_quantity() -> None:
+    label = np.array([[1, 0], [1, -1], [0, 1]])
+    fit = FindingPredictions(("a", "b"), np.array([[0.9, 0.2], [0.4, 0.9], [0.9, 0.3]]), label, np.array([0.5, 0.5]))
+    found = hardest_cases({"one": [fit]}, "auroc", np.arange(3), most=2)
+    assert [(one["case"], one["truth"], one["inits"]["one"]) for one in found] == [(2, [1], 0.2), (1, [0], 0.4)]
+    values = ValuePredictions(np.array([50.0, 71.0, 20.0]), np.array([52.0, 60.0, 21.0]))
+    (worst,) = hardest_cases({"one": [values]}, "r2", np.arange(3), most=1)
+    assert worst == {"case": 1, "truth": 60.0, "inits": {"one": 71.0}}, "what was said stands beside the truth"
 
 
 def test_content_is_plain_and_holds_no_patient() -> None:

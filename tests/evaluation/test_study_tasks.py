@@ -46,6 +46,13 @@ def test_study_of_findings(pictures: VolumeStore, tmp_path: Path) -> None:
     ]
     assert linear["auroc"] == pytest.approx((linear["auroc_blob"] + linear["auroc_device"]) / 2, abs=1e-4)
     assert linear["auroc_blob"] > 0.7
+    closeup, words = json.loads((tmp_path / "study" / "closeup.json").read_text()), (tmp_path / "study" / "page.html").read_text()
+    part = closeup["points"][-1]["parts"][0]
+    own = results[(results["mode"] == closeup["mode"]) & (results["fraction"] == 1) & (results["init"] == "random")]
+    assert part["name"] == "blob" and part["inits"]["random"]["classes"][1]["auroc"][0] == pytest.approx(
+        own.loc[own["metric"] == "auroc_blob", "value"].mean(), abs=1e-4
+    )
+    assert " found</span>" in words and "false alarms of" in words and "The same map by device" in words and "at least one" in words
 
 
 def test_study_of_a_quantity(pictures: VolumeStore, tmp_path: Path) -> None:
@@ -56,7 +63,12 @@ def test_study_of_a_quantity(pictures: VolumeStore, tmp_path: Path) -> None:
     assert whole.set_index("init")["value"]["random"] > 0.3
     summary = pd.read_csv(tmp_path / "study" / "summary.csv")
     assert summary.loc[summary["metric"] == "mae", "high"].max() > 1, "in the quantity's unit"
-    assert "contrast" in (tmp_path / "study" / "page.html").read_text()
+    words = (tmp_path / "study" / "page.html").read_text()
+    assert (
+        "true contrast" in words and "limits of agreement" in words and "the lowest quarter" in words and "distance from the truth" in words
+    )
+    names = {path.name for path in (tmp_path / "study" / "figures").iterdir()}
+    assert {f"{stem}_random.{form}" for stem in ("agreement", "embedding_map") for form in ("png", "svg", "pdf")} <= names
 
 
 def test_age_is_known_to_every_manifest(pictures: VolumeStore) -> None:

@@ -86,7 +86,9 @@ def test_scores_of_findings_equal_scikit_learn() -> None:
 
 
 def test_means_are_over_the_findings_that_are_defined() -> None:
-    found = FindingPredictions(NAMES, np.array([[0.1, 0.5], [0.9, 0.5], [0.4, 0.5]]), np.array([[0, 0], [1, -1], [1, 0]]))
+    found = FindingPredictions(
+        NAMES, np.array([[0.1, 0.5], [0.9, 0.5], [0.4, 0.5]]), np.array([[0, 0], [1, -1], [1, 0]]), np.array([0.6, 0.3])
+    )
     scores = found.table().scores(np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]))
     assert scores["auroc"][0] == scores["auroc_common"][0] == 1 and np.isnan(scores["auroc_rare"][0])
     assert np.isnan(scores["auroc"][1]), "no weighted case lacks the common finding"
@@ -119,7 +121,9 @@ def test_a_model_is_found_to_differ_from_a_worse_one_and_not_from_itself(kind: s
     truth = rng.normal(size=300)
     good = _said(target) if kind == "findings" else ValuePredictions(truth + 0.3 * rng.normal(size=300), truth)
     noise = rng.random((300, 2)) if kind == "findings" else rng.normal(size=300)
-    bad = FindingPredictions(NAMES, noise, good.label) if isinstance(good, FindingPredictions) else ValuePredictions(noise, truth)
+    bad = (
+        FindingPredictions(NAMES, noise, good.label, good.prior) if isinstance(good, FindingPredictions) else ValuePredictions(noise, truth)
+    )
     patient = np.array([f"p{number // 2}" for number in range(300)])
     name = "auroc" if kind == "findings" else "r2"
     assert permutation_p([good], [bad], patient, 300, 0)[name] < 0.02
