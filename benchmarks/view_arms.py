@@ -38,6 +38,7 @@ SHAPE, SPACING, WINDOW = (256, 256, 160), 1.5, (-1000.0, 1000.0)
 VOLUMES = 3
 HALF = (WINDOW[1] - WINDOW[0]) / 2  # HU per unit of the network's range
 TURN = np.deg2rad(15)
+_CACHED = 3  # of MONAI's steps, those before the first random one
 
 Arm = Callable[[int], object]
 
@@ -106,9 +107,22 @@ def monai_steps(side: int) -> list[Callable]:
     ]
 
 
-def monai_cache(scans: list[dict[str, str]], side: int) -> CacheDataset:
-    """Decoded and scaled volumes in memory."""
-    return CacheDataset(scans, mt.Compose(monai_steps(side)).set_random_state(0), num_workers=1, progress=False, hash_as_key=True)
+class _Views:
+    """Several views of one decoded volume, each drawn anew."""
+
+    def __init__(self, steps: list[Callable], count: int) -> None:
+        self.steps, self.count = mt.Compose(steps), count
+
+    def __call__(self, item: dict) -> list[Any]:
+        return [self.steps(item) for _ in range(self.count)]
+
+
+def monai_cache(scans: list[dict[str, str]], side: int, views: int = 1) -> CacheDataset:
+    """Decoded and scaled volumes in memory; an item is a crop, or a list of `views` crops."""
+    steps = monai_steps(side)
+    if views > 1:
+        steps = [*steps[:_CACHED], _Views(steps[_CACHED:], views)]
+    return CacheDataset(scans, mt.Compose(steps).set_random_state(0), num_workers=1, progress=False, hash_as_key=True)
 
 
 def monai_cache_arm(scans: list[dict[str, str]], side: int) -> Arm:
@@ -141,7 +155,7 @@ def torchio_arm(scans: list[dict[str, str]], side: int) -> Arm:
 
 def nnunet_arm(scans: list[dict[str, str]], side: int, folder: Path, elastic: bool = False) -> Arm:
     """nnU-Net's kind of store (blosc2, float32, LZ4HC, opened anew for each read) and batchgeneratorsv2 on the enlarged patch it reads."""
-    paths = [_as_blosc2(scan["image"], folder / f"{Path(scan['image']).name}.b2nd") for scan in scans]
+    paths = [as_blosc2(scan["image"], folder / f"{Path(scan['image']).name}.b2nd", "LZ4HC", 5) for scan in scans]
     read, rng = _enlarged(side), np.random.default_rng(0)
     steps = ComposeTransforms(
         [
@@ -162,7 +176,7 @@ def nnunet_arm(scans: list[dict[str, str]], side: int, folder: Path, elastic: bo
     )
 
     def crop(step: int) -> object:
-        array = _blosc2.open(str(paths[step % len(paths)]), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        array = open_blosc2(paths[step % len(paths)])
         starts = [int(rng.integers(0, max(length - read, 0) + 1)) for length in SHAPE]
         patch = np.asarray(array[tuple(slice(start, start + read) for start in starts)])
         return steps(image=torch.from_numpy(patch)[None])
@@ -170,13 +184,18 @@ def nnunet_arm(scans: list[dict[str, str]], side: int, folder: Path, elastic: bo
     return crop
 
 
-def _as_blosc2(scan: str, path: Path) -> Path:
+def as_blosc2(scan: str, path: Path, codec: str, level: int) -> Path:
     """Normalised float32 in chunks of about a patch, blocks of 32 voxels a side."""
     if not path.exists():
         array = np.asarray(nib.load(scan).dataobj, np.float32) / HALF  # type: ignore[attr-defined]
-        settings = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+        settings = {"codec": blosc2.Codec[codec], "clevel": level, "nthreads": 1}
         _blosc2.asarray(array, chunks=(96, 96, 96), blocks=(32, 32, 32), cparams=settings, urlpath=str(path), mode="w")
     return path
+
+
+def open_blosc2(path: Path) -> Any:
+    """Opened as nnU-Net and nnssl open it for every read: mapped, one thread."""
+    return _blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
 
 
 def _enlarged(side: int) -> int:

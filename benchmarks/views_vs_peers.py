@@ -5,11 +5,14 @@ python -m benchmarks.views_vs_peers [--rounds 5] [--crops 6] [--sides 96 64] [--
 The arms (see view_arms.py) take turns within every round, one thread each, and what is counted is processor time, so that a busy
 neighbour slows none of them by name. Medians and means of the rounds: rare costly steps make medians jump. The last table has
 elastic bending in every crop. Peers get more than users have where that is simpler: TorchIO's volumes lie decoded in memory.
+Peak memory is what an arm's process (one thread) needs at its worst while it makes crops, beyond what it holds between two of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import platform
 import statistics
 import tempfile
@@ -52,14 +55,15 @@ def main() -> None:
                 "TorchIO, volumes in memory, patch first": arms.torchio_arm(scans, side),
                 "nnU-Net's store + batchgeneratorsv2": arms.nnunet_arm(scans, side, folder),
             }
-            text += ["", f"## {side} voxels", "", table(take_turns(found, said.rounds, said.crops))]
+            text += ["", f"## {side} voxels", "", table(take_turns(found, said.rounds, said.crops), _peaks(found, said.crops))]
         side, bent = said.sides[0], folder / "bent.yaml"
         bent.write_text(f"name: bent\nmodality: ct\nsteps: [{STEPS}]\n")
         found = {
             "medcl, store on disk": arms.medcl_arm(store, side, str(bent)),
             "nnU-Net's store + batchgeneratorsv2": arms.nnunet_arm(scans, side, folder, elastic=True),
         }
-        text += ["", f"## {side} voxels, every crop bent (medcl: geometry only)", "", table(take_turns(found, said.rounds, said.crops))]
+        times = take_turns(found, said.rounds, said.crops)
+        text += ["", f"## {side} voxels, every crop bent (medcl: geometry only)", "", table(times, _peaks(found, said.crops))]
     print("\n".join(text))
     if said.out is not None:
         said.out.write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -78,16 +82,39 @@ def take_turns(found: dict[str, arms.Arm], rounds: int, crops: int) -> dict[str,
     return times
 
 
-def table(times: dict[str, list[float]]) -> str:
-    """One row per arm; ratios are over the first arm."""
+def _peaks(found: dict[str, arms.Arm], crops: int) -> list[float]:
+    return [peak_mib(crop, crops) for crop in found.values()]
+
+
+def peak_mib(crop: arms.Arm, crops: int) -> float:
+    """MiB that this process holds at most while it makes crops, beyond what it holds before them. Linux with glibc."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _memory_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+    for number in range(crops):
+        crop(number)
+    return (_memory_kib("VmHWM") - before) / 1024
+
+
+def _memory_kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def table(times: dict[str, list[float]], peaks: list[float]) -> str:
+    """One row per arm; ratios are over the first arm. peaks: MiB of each."""
     own = next(iter(times.values()))
     median, mean = statistics.median(own), statistics.mean(own)
     rows = [
         f"| {name} | {statistics.median(seen):.1f} | {statistics.mean(seen):.1f} | {min(seen):.1f} - {max(seen):.1f} "
-        f"| {statistics.median(seen) / median:.1f} | {statistics.mean(seen) / mean:.1f} |"
-        for name, seen in times.items()
+        f"| {statistics.median(seen) / median:.1f} | {statistics.mean(seen) / mean:.1f} | {peak:.0f} |"
+        for (name, seen), peak in zip(times.items(), peaks, strict=True)
     ]
-    head = ["| arm | ms per crop, median | mean | of the rounds | ratio of medians | of means |", "|---|---|---|---|---|---|"]
+    head = [
+        "| arm | ms per crop, median | mean | of the rounds | ratio of medians | of means | peak MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     return "\n".join([*head, *rows])
 
 

@@ -62,7 +62,8 @@ class Frame:
     @property
     def volume(self) -> float:
         """mm^3 (pictures: mm^2 times the one slice's thickness)."""
-        return float(np.prod(self.extent))
+        x, y, z = self.extent.tolist()
+        return x * y * z
 
 
 def draw_centre(

@@ -9,9 +9,11 @@ from medcl.views.elementary import exp_in_place, log_in_place
 
 _BLOCK, _STRIP, _ROWS = 1024, 256, 32
 _TINY = np.float32(1e-30)
+# A product and a sum may be rounded once.
+_FUSED = {"contract"}
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def scale_shift_clip(view, scale, shift, low, high):
     """view = clip(view * scale + shift, low, high)."""
     flat = view.reshape(-1)
@@ -20,7 +22,7 @@ def scale_shift_clip(view, scale, shift, low, high):
         flat[i] = min(max(value, low), high)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def scale_shift(view, scale, shift):
     """view = view * scale + shift."""
     flat = view.reshape(-1)
@@ -28,7 +30,7 @@ def scale_shift(view, scale, shift):
         flat[i] = flat[i] * scale + shift
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FUSED)
 def power(view, low, high, exponent):
     """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, for values from `low` to `high`."""
     flat = view.reshape(-1)
@@ -47,7 +49,7 @@ def power(view, low, high, exponent):
             values[k] = low + span * part[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def bend_curve(view, low, high, points):
     """view = low + (high - low) * f((view - low) / (high - low)), f linear between `points` at even places from 0 to 1."""
     flat = view.reshape(-1)
@@ -60,7 +62,7 @@ def bend_curve(view, low, high, points):
         flat[i] = low + span * (points[at] + (points[at + 1] - points[at]) * part)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def multiply(view, factor, background):
     """view = background + (view - background) * factor, voxel by voxel."""
     flat, by = view.reshape(-1), factor.reshape(-1)
@@ -68,7 +70,7 @@ def multiply(view, factor, background):
         flat[i] = background + (flat[i] - background) * by[i]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def magnitude(real, imaginary, background):
     """real = background + |real - background + i imaginary|."""
     flat, other = real.reshape(-1), imaginary.reshape(-1)
@@ -77,7 +79,7 @@ def magnitude(real, imaginary, background):
         flat[i] = background + np.sqrt(signal * signal + other[i] * other[i])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def add_scaled_by_root(view, noise, background):
     """view += noise * sqrt(view - background); no signal, no noise."""
     flat, added = view.reshape(-1), noise.reshape(-1)
@@ -85,9 +87,10 @@ def add_scaled_by_root(view, noise, background):
         flat[i] += added[i] * np.sqrt(max(flat[i] - background, np.float32(0)))
 
 
-@njit(nogil=True, cache=True)
+# Any order of summing, and no NaN: the loop is vectorised.
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nnan", "nsz"})
 def moments(view):
-    """(mean, smallest, largest) of a view, as float32; the mean is summed by rows in double precision."""
+    """(mean, smallest, largest) of a view, as float32; the mean is summed in double precision."""
     flat = view.reshape(-1)
     total = 0.0
     low = high = flat[0]
@@ -99,21 +102,22 @@ def moments(view):
     return np.float32(total / flat.size), low, high
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def convolve_axes(view, taps_x, taps_y, taps_z):
     """Convolve along each axis with odd symmetric taps; edge voxels are repeated. One tap: the axis is left alone."""
-    nx, ny, _ = view.shape
+    nx, ny, nz = view.shape
+    old, new = np.empty((max(nx, ny), nz), np.float32), np.empty(nz, np.float32)
     if taps_x.size > 1:
         for j in range(ny):
-            view[:, j, :] = _along_first(view[:, j, :], taps_x)
+            _along_first(view[:, j, :], taps_x, old, new)
     if taps_y.size > 1:
         for i in range(nx):
-            view[i] = _along_first(view[i], taps_y)
+            _along_first(view[i], taps_y, old, new)
     if taps_z.size > 1:
         _along_last(view, taps_z)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def _along_last(view, taps):
     nx, ny, nz = view.shape
     reach = taps.size // 2
@@ -130,69 +134,76 @@ def _along_last(view, taps):
                     row[k] += taps[t] * line[k + t]
 
 
-@njit(nogil=True, cache=True)
-def _along_first(plane, taps):
+@njit(nogil=True, cache=True, fastmath=_FUSED)
+def _along_first(plane, taps, old, new):
+    """old, new: scratch for the plane and for a row. Rows may lie a multiple of 4096 bytes apart, where they push one another out of
+    the cache: each is read once and written once."""
     rows, columns = plane.shape
     reach = taps.size // 2
-    out = np.zeros((rows, columns), np.float32)
     for i in range(rows):
+        for k in range(columns):
+            old[i, k] = plane[i, k]
+    for i in range(rows):
+        new[:] = 0
         for t in range(taps.size):
-            source = plane[min(max(i + t - reach, 0), rows - 1)]
-            tap = taps[t]
-            target = out[i]
+            tap, source = taps[t], min(max(i + t - reach, 0), rows - 1)
             for k in range(columns):
-                target[k] += tap * source[k]
-    return out
+                new[k] += tap * old[source, k]
+        for k in range(columns):
+            plane[i, k] = new[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def mix_axis(view, starts, weights):
-    """Along the first axis: new[i] = sum over t of weights[i, t] * old[starts[i] + t]. `view`: (n, anything).
+    """Along the middle axis of (anything, n, anything): new[i] = sum over t of weights[i, t] * old[starts[i] + t].
 
-    A strip of columns at a time, so that what is read again and again stays near.
+    A strip of the last axis at a time, so that what is read again and again stays near.
     """
-    length, columns = view.shape
-    old = np.empty((length, min(columns, _STRIP)), np.float32)
-    for first in range(0, columns, _STRIP):
-        strip = view[:, first : first + _STRIP]
-        count = strip.shape[1]
-        for i in range(length):
-            for k in range(count):
-                old[i, k] = strip[i, k]
-        _mix(strip, old, starts, weights)
+    planes, length, columns = view.shape
+    width = min(columns, _STRIP)
+    old, new = np.empty((length, width), np.float32), np.empty((length, width), np.float32)
+    for plane in range(planes):
+        for first in range(0, columns, width):
+            count = min(width, columns - first)
+            for i in range(length):
+                for k in range(count):
+                    old[i, k] = view[plane, i, first + k]
+            _mix(new, old, starts, weights)
+            for i in range(length):
+                for k in range(count):
+                    view[plane, i, first + k] = new[i, k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def mix_last(view, starts, weights):
     """The same along the last axis of (anything, n): some rows at a time, turned so that the inner loop runs across them."""
     rows, length = view.shape
     old, new = np.empty((length, _ROWS), np.float32), np.empty((length, _ROWS), np.float32)
     for first in range(0, rows, _ROWS):
-        part = view[first : first + _ROWS]
-        for r in range(part.shape[0]):
+        count = min(_ROWS, rows - first)
+        for r in range(count):
             for k in range(length):
-                old[k, r] = part[r, k]
+                old[k, r] = view[first + r, k]
         _mix(new, old, starts, weights)
-        for r in range(part.shape[0]):
+        for r in range(count):
             for k in range(length):
-                part[r, k] = new[k, r]
+                view[first + r, k] = new[k, r]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def _mix(new, old, starts, weights):
-    for i in range(new.shape[0]):
-        target = new[i]
-        for k in range(target.size):
-            target[k] = 0
+    rows, columns = new.shape
+    for i in range(rows):
+        for k in range(columns):
+            new[i, k] = 0
         for t in range(weights.shape[1]):
-            weight = weights[i, t]
+            weight, source = weights[i, t], starts[i] + t
             if weight != 0:
-                source = old[starts[i] + t]
-                for k in range(target.size):
-                    target[k] += weight * source[k]
+                for k in range(columns):
+                    new[i, k] += weight * old[source, k]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FUSED)
 def multiply_field(view, coefficients, background):
     """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
     nx, ny, nz = view.shape
@@ -215,7 +226,7 @@ def multiply_field(view, coefficients, background):
                 row[k] = background + (row[k] - background) * field[k]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FUSED)
 def _along_z(coefficients, x, y, along_z):
     """The polynomial's coefficients in z at one (x, y), by Horner's rule."""
     order = coefficients.shape[0]

@@ -279,10 +279,9 @@ class LowResolution(Step):
         """One banded matrix per axis: area-weighted triangle down, linear up."""
         nx, ny, nz = view.shape
         if values["x"] > 1:
-            filters.mix_axis(view.reshape(nx, -1), *_down_and_up(nx, values["x"]))
+            filters.mix_axis(view.reshape(1, nx, -1), *_down_and_up(nx, values["x"]))
         if values["y"] > 1:
-            for plane in view:
-                filters.mix_axis(plane, *_down_and_up(ny, values["y"]))
+            filters.mix_axis(view, *_down_and_up(ny, values["y"]))
         if values["z"] > 1:
             filters.mix_last(view.reshape(-1, nz), *_down_and_up(nz, values["z"]))
         return look
