@@ -134,15 +134,11 @@ class ViewMaker:
         reader = _Stored(store, row)
         return self._render(reader, store.shape(row), parameters, out, store.background(row), (slope, intercept))
 
-    def read(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawView:
-        """What `render_batch` computes a view from; a view with a step that only works alone, on the CPU, is rendered here."""
-        look = self._look(store.background(row), parameters)
-        if not all(step.batched for step in self._intensity if step.name in parameters.values):
-            return RawView(region_of(self.render(store, row, parameters)), {}, replace(look, network=(1.0, 0.0)))
-        slope, intercept = store.scaling(row)
-        scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
-        region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
-        return RawView(region, parameters.values, look)
+    def read(self, store: VolumeStore, row: int, parameters: ViewParameters, device: torch.device) -> RawView:
+        """What `render_batch` computes a view from, where the device can fetch it."""
+        from medcl.views.on_device import on_its_way
+
+        return on_its_way(self._raw(store, row, parameters), device)
 
     def render_batch(self, raw: Sequence[RawView], device: torch.device) -> torch.Tensor:
         """Many views at once, computed on a device: (batch, x, y, z) float32, within rounding what `render` gives for each."""
@@ -239,6 +235,16 @@ class ViewMaker:
                 turn = turn @ step.turn(drawn)
         extent = self._drawn_extent(shape, spacing, share, factor)
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
+
+    def _raw(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawView:
+        look = self._look(store.background(row), parameters)
+        if not all(step.batched for step in self._intensity if step.name in parameters.values):
+            # A step that only works on one view, on the CPU: the worker makes the view, and nothing is left to do.
+            return RawView(region_of(self.render(store, row, parameters)), {}, replace(look, network=(1.0, 0.0)))
+        slope, intercept = store.scaling(row)
+        scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
+        region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
+        return RawView(region, parameters.values, look)
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:

@@ -27,7 +27,6 @@ from medcl.views.intensity import (
     WindowJitter,
 )
 from medcl.views.noise import DoseNoise, Noise, RicianNoise, Speckle
-from medcl.views.on_device import on_its_way
 from medcl.views.policy import ViewsConfig
 from medcl.views.sampling import read_region, region_of, sample
 from medcl.views.step import Look, Step
@@ -68,7 +67,7 @@ def maker_for(name: str, **more) -> ViewMaker:
 
 def differences(maker: ViewMaker, store: VolumeStore, drawn: Sequence[tuple[int, ViewParameters]], device: torch.device) -> np.ndarray:
     """Largest difference of every view between both ways, as a share of the network's range."""
-    raw = [on_its_way(maker.read(store, row, view), device) for row, view in drawn]
+    raw = [maker.read(store, row, view, device) for row, view in drawn]
     found = maker.render_batch(raw, device)
     assert found.device.type == device.type and found.dtype == torch.float32 and found.shape == (len(drawn), *maker.size)
     wanted = np.stack([maker.render(store, row, view) for row, view in drawn])
@@ -178,7 +177,7 @@ def test_a_view_does_not_depend_on_its_neighbours_or_on_how_often(device: torch.
     from medcl.views import on_device
 
     store, maker = made_store("ct"), maker_for("ct")
-    raw = [on_its_way(maker.read(store, row, view), device) for row, view in draws(maker, store, 4)]
+    raw = [maker.read(store, row, view, device) for row, view in draws(maker, store, 4)]
     whole = maker.render_batch(raw, device)
     assert torch.equal(whole, maker.render_batch(raw, device))
     monkeypatch.setattr(on_device, "_AT_ONCE", 3 * 60**3)

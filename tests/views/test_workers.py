@@ -17,9 +17,9 @@ from tests.views.made_scans import SIZES
 Stores = Callable[[str], VolumeStore]
 
 
-def batches(store: VolumeStore, name: str, workers: int) -> Batches:
+def batches(store: VolumeStore, name: str, workers: int, device: torch.device | None = None) -> Batches:
     maker = ViewMaker(ViewsConfig(policy=name, size=SIZES[name], strength="strong"), BUILT_IN[name])
-    return Batches(store, maker, num_views=2, world_batch=3, seed=7, workers=workers)
+    return Batches(store, maker, num_views=2, world_batch=3, seed=7, workers=workers, device=device)
 
 
 @pytest.mark.parametrize("name", ["ct", "ultrasound"])
@@ -31,3 +31,22 @@ def test_views_are_the_same_on_any_number_of_workers_in_any_order_and_after_a_re
             found = batches(VolumeStore(store.folder), name, workers).iterate(start, 6)
             for step, batch in enumerate(found, start):
                 assert all(torch.equal(one, other) for one, other in zip(batch.views, wanted[step], strict=True)), (workers, step)
+
+
+@pytest.mark.parametrize("name", ["ct", "ultrasound"])
+def test_a_device_gives_the_batches_that_the_workers_would_have_made(name: str, made_store: Stores) -> None:
+    """Views within rounding, in the same order and form; the same bits on any number of workers and from any step on."""
+    store = made_store(name)
+    wanted = [[view.clone() for view in batch.views] for batch in batches(store, name, 0).iterate(0, 5)]
+    low, high = BUILT_IN[name].network_range
+    on_device = batches(store, name, 0, device=torch.device("cpu"))
+    found = {step: on_device.at(step) for step in (4, 2, 3)}
+    for step, batch in found.items():
+        assert torch.equal(batch.item, batches(store, name, 0).at(step).item)
+        for one, other in zip(batch.views, wanted[step], strict=True):
+            assert one.shape == other.shape and one.is_contiguous() == other.is_contiguous()
+            assert (one - other).abs().max() < 1e-4 * (high - low)
+    for workers in (1, 3):
+        again = batches(VolumeStore(store.folder), name, workers, device=torch.device("cpu")).iterate(2, 5)
+        for step, batch in enumerate(again, 2):
+            assert all(torch.equal(one, other) for one, other in zip(batch.views, found[step].views, strict=True))
