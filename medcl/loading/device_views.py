@@ -33,13 +33,13 @@ class DeviceViews:
         return self._thread.submit(self._compute, step, read)
 
     def take(self, computed: Future) -> tuple[Tensor, ...]:
-        """One (batch, x, y, z) for each view, for the stream of the caller: work that is queued there later waits for them."""
+        """One (batch, x, y, z) for each view, ready: where it was waited for the device, that is seen as waiting."""
         views, done = computed.result()
         if done is not None:
-            current = torch.cuda.current_stream(self.device)
-            current.wait_event(done)
+            done.synchronize()
             for view in views:
-                view.record_stream(current)
+                # The memory was of the other stream: it is not given out again before the caller's stream is done with it.
+                view.record_stream(torch.cuda.current_stream(self.device))
         return views
 
     def close(self) -> None:
