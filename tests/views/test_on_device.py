@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +14,7 @@ import torch
 
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
-from medcl.views import device_filters, filters
+from medcl.views import device_filters, filters, on_device
 from medcl.views.batched import ViewMaker, ViewParameters
 from medcl.views.intensity import (
     BiasField,
@@ -31,13 +33,9 @@ from medcl.views.policy import ViewsConfig
 from medcl.views.sampling import read_region, region_of, sample
 from medcl.views.step import Look, Step
 from medcl.views.ultrasound import Gain, Shadow
-from tests.views.made_scans import SIZES
+from tests.views.made_scans import SIZES, on_devices
 
 Stores = Callable[[str], VolumeStore]
-
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=[pytest.mark.gpu, CUDA])]
-on_devices = pytest.mark.parametrize("device", DEVICES, ids=str)
 
 BATCHED: list[Step] = [
     IntensityShift(max_shift=0.5),
@@ -150,8 +148,6 @@ def test_both_kinds_of_passes_are_the_same_list() -> None:
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
 def test_samples_inside_outside_and_averaged(dtype: type, device: torch.device) -> None:
     """Regions of different shapes and factors in one batch, some wholly outside the array."""
-    from medcl.views.on_device import _sample
-
     rng = np.random.default_rng(1)
     array = rng.integers(0, 250, (40, 36, 50)).astype(dtype)
     size, wanted, regions = (12, 10, 14), [], []
@@ -167,15 +163,13 @@ def test_samples_inside_outside_and_averaged(dtype: type, device: torch.device) 
         regions.append(read_region(read, array.shape, matrix, size, **given))
     assert {region.factors for region in regions} > {(1, 1, 1), (2, 2, 2)}
     views = torch.empty((5, *size), device=device)
-    _sample([type(one)(torch.tensor(one.array), one.factors, one.matrix, one.bend, one.scaling) for one in regions], views)
+    on_device._sample([type(one)(torch.tensor(one.array), one.factors, one.matrix, one.bend, one.scaling) for one in regions], views)
     assert np.abs(views.cpu().numpy() - np.stack(wanted)).max() < 1e-4 * 125
 
 
 @on_devices
 def test_a_view_does_not_depend_on_its_neighbours_or_on_how_often(device: torch.device, made_store: Stores, monkeypatch) -> None:
     """Twice the same bits; in other company, or in pieces that fit into less memory, the same within rounding."""
-    from medcl.views import on_device
-
     store, maker = made_store("ct"), maker_for("ct")
     raw = [maker.read(store, row, view, device) for row, view in draws(maker, store, 4)]
     whole = maker.render_batch(raw, device)
@@ -183,6 +177,20 @@ def test_a_view_does_not_depend_on_its_neighbours_or_on_how_often(device: torch.
     monkeypatch.setattr(on_device, "_AT_ONCE", 3 * 60**3)
     assert torch.allclose(maker.render_batch(raw, device), whole, atol=1e-5)
     assert torch.allclose(maker.render_batch(raw[::-1], device), whole.flip(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mr", "ultrasound"])
+def test_nothing_waits_for_the_device_or_mixes_it_with_the_cpu(name: str, made_store: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device `meta` has shapes and no values: asking for a value (on a GPU: waiting), or adding a tensor of the CPU, fails there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    store, maker = made_store(name), maker_for(name)
+    raw = [maker.read(store, row, view, torch.device("cpu")) for row, view in draws(maker, store, 2)]
+    steps = [step for step in BATCHED if step.name != "blur"]
+    flat = maker.flat
+    drawn = [{step.name: step.draw(np.random.default_rng(number), flat) for step in steps} for number in range(len(raw))]
+    raw = [replace(one, values=one.values | values) for one, values in zip(raw, drawn, strict=True)]
+    views = on_device.render_batch(raw, [*steps, Blur(max_sigma_px=1.0)], maker.size, (-1.0, 1.0), torch.device("meta"))
+    assert views.device.type == "meta" and views.shape == (len(raw), *maker.size)
 
 
 def test_a_finished_view_passes_through() -> None:

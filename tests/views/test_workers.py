@@ -12,7 +12,7 @@ from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker
 from medcl.views.policy import ViewsConfig
-from tests.views.made_scans import SIZES
+from tests.views.made_scans import SIZES, on_devices
 
 Stores = Callable[[str], VolumeStore]
 
@@ -33,20 +33,21 @@ def test_views_are_the_same_on_any_number_of_workers_in_any_order_and_after_a_re
                 assert all(torch.equal(one, other) for one, other in zip(batch.views, wanted[step], strict=True)), (workers, step)
 
 
+@on_devices
 @pytest.mark.parametrize("name", ["ct", "ultrasound"])
-def test_a_device_gives_the_batches_that_the_workers_would_have_made(name: str, made_store: Stores) -> None:
+def test_a_device_gives_the_batches_that_the_workers_would_have_made(name: str, device: torch.device, made_store: Stores) -> None:
     """Views within rounding, in the same order and form; the same bits on any number of workers and from any step on."""
     store = made_store(name)
     wanted = [[view.clone() for view in batch.views] for batch in batches(store, name, 0).iterate(0, 5)]
     low, high = BUILT_IN[name].network_range
-    on_device = batches(store, name, 0, device=torch.device("cpu"))
+    on_device = batches(store, name, 0, device=device)
     found = {step: on_device.at(step) for step in (4, 2, 3)}
     for step, batch in found.items():
         assert torch.equal(batch.item, batches(store, name, 0).at(step).item)
         for one, other in zip(batch.views, wanted[step], strict=True):
             assert one.shape == other.shape and one.is_contiguous() == other.is_contiguous()
-            assert (one - other).abs().max() < 1e-4 * (high - low)
+            assert one.device.type == device.type and (one.cpu() - other).abs().max() < 1e-4 * (high - low)
     for workers in (1, 3):
-        again = batches(VolumeStore(store.folder), name, workers, device=torch.device("cpu")).iterate(2, 5)
+        again = batches(VolumeStore(store.folder), name, workers, device=device).iterate(2, 5)
         for step, batch in enumerate(again, 2):
             assert all(torch.equal(one, other) for one, other in zip(batch.views, found[step].views, strict=True))
