@@ -116,26 +116,27 @@ def noise_like(views: Tensor, key: Any, deviation: Any) -> Tensor:
     """(batch, x, y, z) deviation * standard normal numbers; see elementary.add_noise."""
     count = views[0].numel()
     blocks = -(-count // (4 * _BLOCK))
-    words = _philox(on(views, key, np.int64), blocks * _BLOCK)
+    words = _philox(views, np.asarray(key, np.int64), blocks * _BLOCK)
     # Four numbers of every counter: the cosine and the sine of the first pair of words, then of the second.
     pairs = [_box_muller(words[0], words[1]), _box_muller(words[2], words[3])]
     numbers = torch.stack([number.view(-1, blocks, _BLOCK) for pair in pairs for number in pair], 2)
     return numbers.flatten(1)[:, :count].reshape(views.shape).mul_(_each(views, deviation))
 
 
-def _philox(keys: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _philox(views: Tensor, keys: np.ndarray, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox 4x32 with 10 rounds for counters 0 .. count - 1: four words of 32 bits, each (batch, count) int64.
 
     A product of two words needs 64 bits and wraps like one without a sign; bits above the lowest 32 are cut off late.
     """
-    k0, k1 = (keys & _WORD)[:, None], ((keys >> 32) & _WORD)[:, None]
-    c0 = torch.arange(count, device=keys.device).expand(len(keys), count)
-    c1 = c2 = c3 = torch.zeros((), dtype=torch.int64, device=keys.device)
-    for _ in range(10):
+    rounds = np.arange(10)[:, None, None]
+    low, high = keys.reshape(-1, 1) & _WORD, (keys.reshape(-1, 1) >> 32) & _WORD
+    first, second = on(views, [(low + rounds * 0x9E3779B9) & _WORD, (high + rounds * 0xBB67AE85) & _WORD], np.int64)
+    c0 = torch.arange(count, device=views.device).expand(len(keys), count)
+    c1 = c2 = c3 = torch.zeros((), dtype=torch.int64, device=views.device)
+    for k0, k1 in zip(first, second, strict=True):
         a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
         c0, c2 = ((b >> 32) ^ c1 ^ k0) & _WORD, ((a >> 32) ^ c3 ^ k1) & _WORD
         c1, c3 = b, a
-        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
     return c0, c1 & _WORD, c2, c3 & _WORD
 
 

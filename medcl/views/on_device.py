@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ from medcl.views.step import Look, Step
 if TYPE_CHECKING:
     from medcl.views.batched import RawView
 
-# Voxels of regions that are on the device at once: what bounds the memory beside the views themselves.
-_AT_ONCE = 2**25
+# Voxels that are worked on at once, at about 16 bytes each: what bounds the memory beside the views themselves.
+_AT_ONCE = 2**26
 
 
 def on_its_way(raw: RawView, device: torch.device) -> RawView:
@@ -40,14 +40,18 @@ def render_batch(
     torch's settings have them: float32 by default.
     """
     views = torch.empty((len(raw), *size), device=device)
-    room = np.max([one.region.averaged_shape for one in raw], axis=0)
-    count = max(1, _AT_ONCE // int(np.prod(np.maximum(room, size))))
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for start in range(0, len(raw), count):
-            part = raw[start : start + count]
-            _sample([one.region for one in part], views[start : start + count])
-            _apply(part, steps, views[start : start + count], limits)
+        for part in _parts(len(raw), np.max([one.region.averaged_shape for one in raw], axis=0)):
+            _sample([one.region for one in raw[part]], views[part])
+        for part in _parts(len(raw), size):
+            _apply(raw[part], steps, views[part], limits)
     return views
+
+
+def _parts(count: int, shape: Sequence[int] | np.ndarray) -> Iterator[slice]:
+    """As few parts of `count` arrays as fit."""
+    most = max(1, _AT_ONCE // int(np.prod(shape)))
+    return (slice(start, start + most) for start in range(0, count, most))
 
 
 def _apply(raw: Sequence[RawView], steps: Sequence[Step], views: Tensor, limits: tuple[float, float]) -> None:
