@@ -4,8 +4,9 @@ python benchmarks/gpu_step.py [--steps 20] [--batch 32] [--workers 8] [--out rep
 python benchmarks/gpu_step.py --small     # as always without a GPU: tiny networks, two steps; shows that it runs, not how fast
 
 ResNet-18 and 50 3D, views of 64 and 96 voxels, SimCLR and MoCo, bf16 on a GPU. Both arms show the same distribution of views of the same
-made CT, made on the CPU (medcl: threads and compiled passes; MONAI: CacheDataset in DataLoader's workers), and train the same networks with
-AdamW. The plain loop has the losses, teacher and queue as the papers' authors wrote them. The first three steps do not count.
+made CT (medcl: read by threads and computed on the GPU, without one by the threads' compiled passes; MONAI: CacheDataset in DataLoader's
+workers), and train the same networks with AdamW. The plain loop has the losses, teacher and queue as the papers' authors wrote them. The
+first three steps do not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from monai.data.dataloader import DataLoader
 from torch import Tensor, nn
 
 from medcl.encoders import ResNetConfig, build_seeded
+from medcl.foundation.types import Batch
 from medcl.loading import Batches
 from medcl.methods import MoCoConfig, SimCLRConfig
 from medcl.store.volume_store import VolumeStore
@@ -82,7 +84,10 @@ def main(arguments: list[str] | None = None) -> str:
         rows = [
             _row(case, arm, figures)
             for case in cases
-            for arm, figures in (("medcl", _ours(case, store)), ("plain MONAI", _plain(case, scans)))
+            for arm, figures in (
+                ("medcl", ours(case, loader(case, store, here().gpu).iterate(0, case.steps))),
+                ("plain MONAI", _plain(case, scans)),
+            )
         ]
     text = "\n".join([*_head(small), *rows])
     print(text)
@@ -91,15 +96,20 @@ def main(arguments: list[str] | None = None) -> str:
     return text
 
 
-def _ours(case: Case, store: VolumeStore) -> dict[str, float]:
+def loader(case: Case, store: VolumeStore, device: torch.device | None) -> Batches:
+    """medcl's batches, their views computed on a device or, None, by the workers."""
     maker = view_arms.maker_of(store, case.side)
+    return Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, workers=case.workers, device=device)
+
+
+def ours(case: Case, batches: Generator[Batch, None, None]) -> dict[str, float]:
+    """Figures of medcl's loop over some batches."""
     config = SimCLRConfig() if case.method == "SimCLR" else MoCoConfig(queue_size=QUEUE, momentum=MOMENTUM)
     method = config.build(case.encoder())  # type: ignore[arg-type]
     training = TrainingConfig(num_steps=case.steps, world_batch=case.batch, precision="bf16", workers=case.workers)
     run = Run(method, training, here(), ())
     run.counts = True
-    batches = Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, workers=case.workers, pin=here().device.type == "cuda")
-    with closing(batches.iterate(0, case.steps)) as source:
+    with closing(batches) as source:
         # A step reads the loss, so the GPU has finished.
         spent = _steps(source, lambda step, batch: run.step(step, batch.to(here().device)))
     return _figures(spent, run.operations or 0)
@@ -211,14 +221,18 @@ def _row(case: Case, arm: str, figures: dict[str, float]) -> str:
     )
 
 
+def machine() -> str:
+    """What the figures were measured on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
 def _head(small: bool) -> list[str]:
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
     note = " Tiny networks: only to see that it runs." if small else ""
     return [
         "# A step of pretraining",
         "",
-        f"{name}, torch {torch.__version__}, `benchmarks/gpu_step.py`; views are made on the CPU in both arms. FLOP/s: what products and "
-        f"convolutions need, over the step's whole time.{note}",
+        f"{machine()}, torch {torch.__version__}, `benchmarks/gpu_step.py`; views are computed on {'the GPU' if here().gpu else 'the CPU'} "
+        f"by medcl, on the CPU by MONAI. FLOP/s: what products and convolutions need, over the step's whole time.{note}",
         "",
         "| method | encoder (3D) | voxels a side | loop | ms a step | items/s | waiting | GPU memory, GiB | TFLOP/s |",
         "|---|---|---|---|---|---|---|---|---|",

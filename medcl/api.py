@@ -96,7 +96,7 @@ def rehearse_pretraining(
     settings = load_pretrain(path, overrides)
     folder = Path(out) if out else Path("runs") / Path(path).stem
     run = _Pretraining(settings, VolumeStore(settings.store), folder, progress or Silent())
-    figures = rehearse(run.method, run.batches(here().device), settings.training, here())
+    figures = rehearse(run.method, run.batches(here().gpu), settings.training, here())
     free = shutil.disk_usage(next(parent for parent in [folder, *folder.absolute().parents] if parent.is_dir())).free
     if figures.checkpoints_bytes > free:
         raise UserError(
@@ -177,7 +177,7 @@ class _Pretraining:
         """The loop, with everything handed in."""
         return train(
             self.method,
-            self.batches(place.device),
+            self.batches(place.gpu),
             self.settings.training,
             folder=self.folder,
             place=place,
@@ -187,8 +187,8 @@ class _Pretraining:
             progress=self.progress,
         )
 
-    def batches(self, device: torch.device) -> Batches:
-        """This process's batches of every step."""
+    def batches(self, gpu: torch.device | None) -> Batches:
+        """This process's batches of every step, views computed on the GPU where there is one."""
         training = self.settings.training
         return Batches(
             self.store,
@@ -199,7 +199,7 @@ class _Pretraining:
             workers=training.workers,
             rows=self.rows,
             texts=self._texts(),
-            pin=device.type == "cuda",
+            device=gpu,
             on_unreadable=self.progress.say if training.on_unreadable == "skip" else None,
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from medcl.encoders import Encoder
@@ -104,6 +105,14 @@ class PlainViews:
         """As the maker does."""
         return self.maker.render(store, row, parameters, out)
 
+    def read(self, store: Any, row: int, parameters: ViewParameters, device: torch.device) -> Any:
+        """As the maker does."""
+        return self.maker.read(store, row, parameters, device)
+
+    def render_batch(self, raw: Sequence[Any], device: torch.device) -> Tensor:
+        """As the maker does."""
+        return self.maker.render_batch(raw, device)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -190,6 +199,7 @@ class FinetuneFits:
             workers=config.workers,
             rows=self.rows[shown],
             targets=targets,
+            device=self.budget.place.gpu,
         )
         best = BestStep(lambda: self._judge(method, labelled), config.num_steps, config.looks)
         self.budget.train(method, batches, learning_rate, batch, best)

@@ -1,4 +1,4 @@
-"""Rows of the store to batches: threads fill a ring of buffers, and the step alone decides what is in them."""
+"""Rows of the store to batches: threads fill a ring of buffers, or read for a device; the step alone decides what is in them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medcl.foundation import distributed
 from medcl.foundation.errors import DataError, MedclError, UserError
 from medcl.foundation.geometry import rows_and_columns
 from medcl.foundation.types import Batch
+from medcl.loading.device_views import DeviceViews
 from medcl.loading.order import items_at
 from medcl.loading.texts import ReportTexts
 
@@ -42,13 +43,49 @@ class Maker(Protocol):
         """One view (x, y, z), written into `out`."""
         ...
 
+    def read(self, store: Any, row: int, parameters: Any, device: torch.device) -> Any:
+        """What `render_batch` needs of one view, where the device can fetch it."""
+        ...
+
+    def render_batch(self, raw: Sequence[Any], device: torch.device) -> Tensor:
+        """Many views (batch, x, y, z), computed on a device."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Slot:
-    """One buffer per view, (batch, x, y, z), and the same memory as arrays."""
+    """One buffer per view, (batch, x, y, z), and the same memory as arrays; none where a device computes the views."""
 
     tensors: tuple[Tensor, ...]
     arrays: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step on its way. work: a future of every item, (row, what was read for its views); computed: of its views, on a device."""
+
+    step: int
+    slot: _Slot
+    work: list[Future[tuple[int, list[Any]]]]
+    computed: Future | None
+
+
+class _AtOnce:
+    """An executor without threads."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:
+        """A future that is done."""
+        future: Future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@dataclass(frozen=True)
+class _Threads:
+    """Who works: on rows, and on the device, where that computes the views."""
+
+    workers: ThreadPoolExecutor | _AtOnce
+    device: DeviceViews | None
 
 
 class Batches:
@@ -56,7 +93,9 @@ class Batches:
 
     rows: rows of the store to learn from, all by default. texts: sentences for methods that use them. targets: one entry
     for each row of the store, handed on as `Batch.target`. workers: threads that make views; their number changes
-    nothing but speed. A yielded batch is valid until the next one is asked for: its memory is used again.
+    nothing but speed. device: computes the views, whole batches at once, equal within rounding, of what the workers only
+    read; None: the workers make them, by compiled passes. A yielded batch is valid until the next one is asked for: its
+    memory is used again.
 
     on_unreadable: called with a message when a row cannot be read (a rotten chunk, say) and is skipped: the next row of
     `rows` that can be read takes its place in that step and in all later ones, under its own name (`Batch.item`), and
@@ -75,14 +114,14 @@ class Batches:
         rows: Sequence[int] | np.ndarray | None = None,
         texts: ReportTexts | None = None,
         targets: np.ndarray | None = None,
-        pin: bool = False,
+        device: torch.device | None = None,
         on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
         processes = distributed.world_size()
         if world_batch % processes:
             raise UserError(f"training.world_batch: {world_batch} items cannot be shared by {processes} processes; take a multiple")
         self.store, self.maker, self.texts, self.targets = store, maker, texts, targets
-        self.num_views, self.seed, self.workers, self.world_batch, self.pin = num_views, seed, workers, world_batch, pin
+        self.num_views, self.seed, self.workers, self.world_batch, self.device = num_views, seed, workers, world_batch, device
         self.rows = np.arange(len(store.index)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             raise UserError("no scans to learn from: the list of rows is empty")
@@ -105,47 +144,54 @@ class Batches:
     def at(self, step: int) -> Batch:
         """The batch of one step, in memory of its own."""
         with ExitStack() as stack:
-            return self._finish(step, *self._begin(step, self._allocate(), self._pool(stack)))
+            threads = self._threads(stack)
+            return self._finish(self._begin(step, self._allocate(), threads), threads)
 
     def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """The batches of steps start..stop-1, made ahead by the threads. Raises DataError naming step and item that failed."""
         with ExitStack() as stack:
-            pool = self._pool(stack)
+            threads = self._threads(stack)
             free = deque(self._allocate() for _ in range(AHEAD + 1))
-            begun: deque[tuple[int, _Slot, list[Future | int]]] = deque()
+            begun: deque[_Begun] = deque()
             for step in range(start, stop + AHEAD):
                 if step < stop:
-                    begun.append((step, *self._begin(step, free.popleft(), pool)))
+                    begun.append(self._begin(step, free.popleft(), threads))
                 if step - start >= AHEAD:
-                    ready, slot, work = begun.popleft()
-                    yield self._finish(ready, slot, work)
-                    free.append(slot)
+                    ready = begun.popleft()
+                    yield self._finish(ready, threads)
+                    free.append(ready.slot)
 
-    def _pool(self, stack: ExitStack) -> ThreadPoolExecutor | None:
+    def _threads(self, stack: ExitStack) -> _Threads:
+        device = None
+        if self.device is not None:
+            device = DeviceViews(self.maker, self.device)
+            stack.callback(device.close)
         if not self.workers:
-            return None
+            return _Threads(_AtOnce(), device)
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="views")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        return pool
+        return _Threads(pool, device)
 
     def _allocate(self) -> _Slot:
+        if self.device is not None:
+            return _Slot((), ())
         # torch's allocator aligns to 64 bytes, so that kernels take the same path for every buffer, bit for bit.
-        shape = (self._share, *self.view_shape)
-        tensors = tuple(torch.empty(shape, pin_memory=self.pin) for _ in range(self.num_views))
+        tensors = tuple(torch.empty((self._share, *self.view_shape)) for _ in range(self.num_views))
         return _Slot(tensors, tuple(tensor.numpy() for tensor in tensors))
 
-    def _begin(self, step: int, slot: _Slot, pool: ThreadPoolExecutor | None) -> tuple[_Slot, list[Future | int]]:
-        work: list[Future | int] = []
-        for place, (row, key) in enumerate(self._own(step)):
-            arguments = (row, key, [array[place] for array in slot.arrays])
-            work.append(pool.submit(self._make, *arguments) if pool else self._make(*arguments))
-        return slot, work
+    def _begin(self, step: int, slot: _Slot, threads: _Threads) -> _Begun:
+        work = [
+            threads.workers.submit(self._make, row, key, [array[place] for array in slot.arrays])
+            for place, (row, key) in enumerate(self._own(step))
+        ]
+        return _Begun(step, slot, work, threads.device.submit(step, work) if threads.device else None)
 
-    def _finish(self, step: int, slot: _Slot, work: list[Future | int]) -> Batch:
-        rows = np.array([made.result() if isinstance(made, Future) else made for made in work])
-        keys = [key for _, key in self._own(step)]
+    def _finish(self, begun: _Begun, threads: _Threads) -> Batch:
+        rows = np.array([item.result()[0] for item in begun.work])
+        keys = [key for _, key in self._own(begun.step)]
+        views = threads.device.take(begun.computed) if threads.device and begun.computed else begun.slot.tensors
         return Batch(
-            views=tuple(self._image(tensor) for tensor in slot.tensors),
+            views=tuple(self._image(tensor) for tensor in views),
             item=torch.from_numpy(rows),
             patient=torch.from_numpy(self.patients[rows]),
             text=None
@@ -173,13 +219,12 @@ class Batches:
         first = distributed.rank() * self._share
         return pairs[first : first + self._share]
 
-    def _make(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> int:
-        """Render a row, or, where it may be skipped, the next one that can be read. Returns the row that was rendered."""
+    def _make(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> tuple[int, list[Any]]:
+        """Render or read a row, or, where it may be skipped, the next one that can be read. Returns that row, and what was read."""
         for _ in range(len(self.rows)):
             if row not in self.skipped:
                 try:
-                    self._render(row, key, outs)
-                    return row
+                    return row, self._render(row, key, outs)
                 except DataError as error:
                     if self.on_unreadable is None:
                         raise
@@ -188,11 +233,12 @@ class Batches:
             row = int(self.rows[(np.flatnonzero(self.rows == row)[0] + 1) % len(self.rows)])
         raise DataError(f"step {key[1]}: none of {len(self.rows)} rows can be read; the first: {next(iter(self.skipped.values()))}")
 
-    def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> None:
+    def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> list[Any]:
         try:
             drawn = self.maker.draw_row(self.store, row, key, self.num_views)
-            for parameters, out in zip(drawn, outs, strict=True):
-                self.maker.render(self.store, row, parameters, out)
+            if self.device is not None:
+                return [self.maker.read(self.store, row, parameters, self.device) for parameters in drawn]
+            return [self.maker.render(self.store, row, parameters, out) for parameters, out in zip(drawn, outs, strict=True)]
         except MedclError as error:
             raise type(error)(f"step {key[1]}, row {row} of the store: {error}") from error
         except MemoryError as error:

@@ -32,6 +32,11 @@ class Place:
     rank: int = 0
     world_size: int = 1
 
+    @property
+    def gpu(self) -> torch.device | None:
+        """The device, where it is a GPU: it then computes the views too."""
+        return self.device if self.device.type == "cuda" else None
+
     def spread(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes, where there are several."""
         if self.world_size == 1:

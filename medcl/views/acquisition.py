@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from medcl.views.step import Look, Step
+from medcl.views.step import Look, Pixels, Step, Values
 
 
 class Motion(Step):
@@ -34,7 +34,7 @@ class Motion(Step):
                 values[f"t{i}{axis}"] = float(rng.uniform(-self.max_mm, self.max_mm))
         return values
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Each movement is applied to the view itself."""
         import torchio
 
@@ -68,7 +68,7 @@ class Ghosting(Step):
             "axis": float(rng.integers(0, 2)),
         }
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """The centre of k-space is kept, as TorchIO does by default."""
         import torchio
 
@@ -94,7 +94,7 @@ class Spike(Step):
         place = 0.5 + rng.uniform(0.1, 0.4, 3) * rng.choice((-1.0, 1.0), 3)
         return {"intensity": float(rng.uniform(0, self.max_intensity)), **{axis: float(at) for axis, at in zip("xyz", place, strict=True)}}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """One spike, as TorchIO adds it."""
         import torchio
 
@@ -117,7 +117,7 @@ class Gibbs(Step):
         """`alpha`: 0 leaves the view alone."""
         return {"alpha": float(rng.uniform(0, self.max_alpha))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """On the signal above the background."""
         import torch
         from monai.transforms.intensity.array import GibbsNoise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,14 +15,16 @@ from medcl.store.arrays import Box
 from medcl.store.recipe import Recipe
 from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
-from medcl.views import filters
 from medcl.views.covering import covering_extent, field_centre, window_centres
 from medcl.views.crops import Crop, Frame, draw_centre, pull_together
 from medcl.views.effects import MIN_OVERLAP, check
 from medcl.views.policy import Policy, ViewsConfig, load_policy
-from medcl.views.sampling import Reader, sample, sample_nearest
+from medcl.views.sampling import Reader, Region, read_region, region_of, sample, sample_nearest
 from medcl.views.spatial import Elastic, Scale
 from medcl.views.step import Look
+
+if TYPE_CHECKING:
+    import torch
 
 Size = tuple[int, int, int]
 # Of neighbouring windows when a whole volume is embedded. On the made CT a quarter (8 windows, not 18) took the probe of the demo's
@@ -51,6 +53,15 @@ class ViewParameters:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Of the view's voxels."""
         return geometry.spacing_mm(self.world)
+
+
+@dataclass(frozen=True, eq=False)
+class RawView:
+    """A view before any arithmetic: the voxels that it needs, what was drawn for its intensity steps, and its look."""
+
+    region: Region
+    values: dict[str, dict[str, float]]
+    look: Look
 
 
 class ViewMaker:
@@ -126,6 +137,18 @@ class ViewMaker:
         slope, intercept = store.scaling(row)
         reader = _Stored(store, row)
         return self._render(reader, store.shape(row), parameters, out, store.background(row), (slope, intercept))
+
+    def read(self, store: VolumeStore, row: int, parameters: ViewParameters, device: torch.device) -> RawView:
+        """What `render_batch` computes a view from, where the device can fetch it."""
+        from medcl.views.on_device import on_its_way
+
+        return on_its_way(self._raw(store, row, parameters), device)
+
+    def render_batch(self, raw: Sequence[RawView], device: torch.device) -> torch.Tensor:
+        """Many views at once, computed on a device: (batch, x, y, z) float32, within rounding what `render` gives for each."""
+        from medcl.views.on_device import render_batch
+
+        return render_batch(raw, self._intensity, self.size, self.recipe.network_range, device)
 
     def render_all(self, store: VolumeStore, row: int, views: Sequence[ViewParameters]) -> Iterator[np.ndarray]:
         """Several views of one row, which is read once: windows that cover a field touch each of its chunks several times."""
@@ -215,6 +238,16 @@ class ViewMaker:
         extent = self._drawn_extent(shape, spacing, share, factor)
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
 
+    def _raw(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawView:
+        look = self._look(store.background(row), parameters)
+        if not all(step.batched for step in self._intensity if step.name in parameters.values):
+            # A step that only works on one view, on the CPU: the worker makes the view, and nothing is left to do.
+            return RawView(region_of(self.render(store, row, parameters)), {}, replace(look, network=(1.0, 0.0)))
+        slope, intercept = store.scaling(row)
+        scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
+        region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
+        return RawView(region, parameters.values, look)
+
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:
             if isinstance(step, Elastic) and step.name in view.values:
@@ -242,19 +275,22 @@ class ViewMaker:
         sample(read, shape, parameters.matrix, view, background=background, slope=slope, intercept=intercept, bend=parameters.bend)
         look = self._apply(view, parameters, background, None)
         low, high = self.recipe.network_range
-        filters.scale_shift_clip(view, *(np.float32(value) for value in (*look.network, low, high)))
+        look.passes.scale_shift_clip(view, *look.network, low, high)
         return view
 
     def _apply(self, view: np.ndarray, parameters: ViewParameters, background: float, watch: Watch | None) -> Look:
-        network = self.recipe.network_scale()
-        low, high = ((value - network[1]) / network[0] for value in self.recipe.network_range)
-        look = Look(background, parameters.spacing_mm, network, (low, high))
+        look = self._look(background, parameters)
         for step in self._intensity:
             if step.name in parameters.values:
                 look = step.apply(view, parameters.values[step.name], look)
                 if watch:
                     watch(step.name, view)
         return look
+
+    def _look(self, background: float, parameters: ViewParameters) -> Look:
+        network = self.recipe.network_scale()
+        low, high = ((value - network[1]) / network[0] for value in self.recipe.network_range)
+        return Look(background, parameters.spacing_mm, network, (low, high))
 
     def nominal_pitch(self, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         """Spacing in mm of a view that no step has scaled: of the whole field where views keep a share of it."""

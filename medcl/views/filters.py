@@ -1,10 +1,16 @@
-"""Compiled passes over one view, in place: the arithmetic behind the intensity steps."""
+"""Compiled passes over one view (x, y, z) float32, in place: the arithmetic behind the intensity steps.
+
+device_filters.py has the same passes for a batch of views; a step names neither, it takes those of its Look.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
 
+from medcl.views import bands, elementary
 from medcl.views.elementary import exp_in_place, log_in_place
 
 _BLOCK, _STRIP, _ROWS = 1024, 256, 32
@@ -13,9 +19,93 @@ _TINY = np.float32(1e-30)
 _FUSED = {"contract"}
 
 
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def scale_shift_clip(view, scale, shift, low, high):
+def scale_shift_clip(view: np.ndarray, scale: float, shift: float, low: float, high: float) -> None:
     """view = clip(view * scale + shift, low, high)."""
+    _scale_shift_clip(view, np.float32(scale), np.float32(shift), np.float32(low), np.float32(high))
+
+
+def scale_shift(view: np.ndarray, scale: float, shift: float) -> None:
+    """view = view * scale + shift."""
+    _scale_shift(view, np.float32(scale), np.float32(shift))
+
+
+def stretch(view: np.ndarray, factor: float) -> None:
+    """view = mean + (view - mean) * factor."""
+    mean, _, _ = _moments(view)
+    _scale_shift(view, np.float32(factor), np.float32(mean * (1 - factor)))
+
+
+def gamma(view: np.ndarray, exponent: float) -> None:
+    """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, low and high the view's smallest and largest value."""
+    _, low, high = _moments(view)
+    if high > low:
+        _power(view, low, high, np.float32(exponent))
+
+
+def bend_curve(view: np.ndarray, points: np.ndarray) -> None:
+    """view = low + (high - low) * f((view - low) / (high - low)), f linear between `points` at even places from 0 to 1."""
+    _, low, high = _moments(view)
+    if high > low:
+        _bend_curve(view, low, high, points.astype(np.float32))
+
+
+def multiply(view: np.ndarray, factor: np.ndarray, background: float) -> None:
+    """view = background + (view - background) * factor, voxel by voxel."""
+    _multiply(view, np.ascontiguousarray(np.broadcast_to(factor, view.shape), np.float32), np.float32(background))
+
+
+def magnitude(view: np.ndarray, imaginary: np.ndarray, background: float) -> None:
+    """view = background + |view - background + i imaginary|."""
+    _magnitude(view, imaginary, np.float32(background))
+
+
+def add_scaled_by_root(view: np.ndarray, noise: np.ndarray, background: float) -> None:
+    """view += noise * sqrt(view - background); no signal, no noise."""
+    _add_scaled_by_root(view, noise, np.float32(background))
+
+
+def multiply_field(view: np.ndarray, coefficients: np.ndarray, background: float) -> None:
+    """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
+    _multiply_field(view, coefficients, np.float32(background))
+
+
+def blur(view: np.ndarray, sigmas: Sequence[float]) -> None:
+    """Gaussian blur with a standard deviation in voxels along each axis; edge voxels are repeated."""
+    one = np.ones(1, np.float32)
+    _convolve_axes(view, *(bands.gaussian(sigma) if length > 1 else one for sigma, length in zip(sigmas, view.shape, strict=True)))
+
+
+def lower_resolution(view: np.ndarray, factors: Sequence[float]) -> None:
+    """Averaged to about `factor` times fewer voxels along each axis, and interpolated back."""
+    length_x, length_y, length_z = view.shape
+    x, y, z = factors
+    if x > 1:
+        _mix_axis(view.reshape(1, length_x, -1), *bands.band(bands.coarsening(length_x, x)))
+    if y > 1:
+        _mix_axis(view, *bands.band(bands.coarsening(length_y, y)))
+    if z > 1:
+        _mix_last(view.reshape(-1, length_z), *bands.band(bands.coarsening(length_z, z)))
+
+
+def fill_box(view: np.ndarray, edges: Sequence[tuple[float, float]], value: float) -> None:
+    """view = value between two edges along each axis."""
+    view[tuple(slice(int(start), int(stop)) for start, stop in edges)] = value
+
+
+def add_noise(view: np.ndarray, key: float, deviation: float) -> None:
+    """view += deviation * standard normal numbers of a key; see elementary.add_noise."""
+    elementary.add_noise(view, int(key), np.float32(deviation))
+
+
+def noise_like(view: np.ndarray, key: float, deviation: float) -> np.ndarray:
+    """(x, y, z) deviation * standard normal numbers of a key."""
+    noise = np.zeros_like(view)
+    add_noise(noise, key, deviation)
+    return noise
+
+
+@njit(nogil=True, cache=True)
+def _scale_shift_clip(view, scale, shift, low, high):
     flat = view.reshape(-1)
     for i in range(flat.size):
         value = flat[i] * scale + shift
@@ -23,16 +113,15 @@ def scale_shift_clip(view, scale, shift, low, high):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def scale_shift(view, scale, shift):
-    """view = view * scale + shift."""
+def _scale_shift(view, scale, shift):
     flat = view.reshape(-1)
     for i in range(flat.size):
         flat[i] = flat[i] * scale + shift
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FUSED)
-def power(view, low, high, exponent):
-    """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, for values from `low` to `high`."""
+def _power(view, low, high, exponent):
+    """For values from `low` to `high`."""
     flat = view.reshape(-1)
     span = high - low
     part, bits = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.int32)
@@ -50,8 +139,7 @@ def power(view, low, high, exponent):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def bend_curve(view, low, high, points):
-    """view = low + (high - low) * f((view - low) / (high - low)), f linear between `points` at even places from 0 to 1."""
+def _bend_curve(view, low, high, points):
     flat = view.reshape(-1)
     last = points.size - 1
     to_points, span = np.float32(last) / (high - low), high - low
@@ -63,16 +151,14 @@ def bend_curve(view, low, high, points):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def multiply(view, factor, background):
-    """view = background + (view - background) * factor, voxel by voxel."""
+def _multiply(view, factor, background):
     flat, by = view.reshape(-1), factor.reshape(-1)
     for i in range(flat.size):
         flat[i] = background + (flat[i] - background) * by[i]
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def magnitude(real, imaginary, background):
-    """real = background + |real - background + i imaginary|."""
+def _magnitude(real, imaginary, background):
     flat, other = real.reshape(-1), imaginary.reshape(-1)
     for i in range(flat.size):
         signal = flat[i] - background
@@ -80,8 +166,7 @@ def magnitude(real, imaginary, background):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def add_scaled_by_root(view, noise, background):
-    """view += noise * sqrt(view - background); no signal, no noise."""
+def _add_scaled_by_root(view, noise, background):
     flat, added = view.reshape(-1), noise.reshape(-1)
     for i in range(flat.size):
         flat[i] += added[i] * np.sqrt(max(flat[i] - background, np.float32(0)))
@@ -89,8 +174,8 @@ def add_scaled_by_root(view, noise, background):
 
 # Any order of summing, and no NaN: the loop is vectorised.
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nnan", "nsz"})
-def moments(view):
-    """(mean, smallest, largest) of a view, as float32; the mean is summed in double precision."""
+def _moments(view):
+    """(mean, smallest, largest) of a view, as float32; the mean is summed by rows in double precision."""
     flat = view.reshape(-1)
     total = 0.0
     low = high = flat[0]
@@ -103,7 +188,7 @@ def moments(view):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def convolve_axes(view, taps_x, taps_y, taps_z):
+def _convolve_axes(view, taps_x, taps_y, taps_z):
     """Convolve along each axis with odd symmetric taps; edge voxels are repeated. One tap: the axis is left alone."""
     nx, ny, nz = view.shape
     old, new = np.empty((max(nx, ny), nz), np.float32), np.empty(nz, np.float32)
@@ -154,7 +239,7 @@ def _along_first(plane, taps, old, new):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def mix_axis(view, starts, weights):
+def _mix_axis(view, starts, weights):
     """Along the middle axis of (anything, n, anything): new[i] = sum over t of weights[i, t] * old[starts[i] + t].
 
     A strip of the last axis at a time, so that what is read again and again stays near.
@@ -175,7 +260,7 @@ def mix_axis(view, starts, weights):
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
-def mix_last(view, starts, weights):
+def _mix_last(view, starts, weights):
     """The same along the last axis of (anything, n): some rows at a time, turned so that the inner loop runs across them."""
     rows, length = view.shape
     old, new = np.empty((length, _ROWS), np.float32), np.empty((length, _ROWS), np.float32)
@@ -204,8 +289,7 @@ def _mix(new, old, starts, weights):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_FUSED)
-def multiply_field(view, coefficients, background):
-    """view = background + (view - background) * exp(sum of c[a, b, c] x^a y^b z^c), x, y, z from -1 to 1."""
+def _multiply_field(view, coefficients, background):
     nx, ny, nz = view.shape
     order = coefficients.shape[0]
     along_z, field, bits = np.empty(order, np.float32), np.empty(nz, np.float32), np.empty(nz, np.int32)

@@ -1,6 +1,6 @@
 """Steps that change values and leave geometry alone: shift, scale, window, curve, contrast, blur, field, resolution, cutout.
 
-They work in stored units (Hounsfield units for CT), in place, on one view (x, y, z) float32.
+They work in stored units (Hounsfield units for CT), in place, on one view (x, y, z) float32 or on a batch of views on a device.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from medcl.views import filters
-from medcl.views.step import Look, Step
+from medcl.views.step import Look, Pixels, Step, Values
 
 
 def _check_range(low: float, high: float) -> None:
@@ -24,6 +23,7 @@ class IntensityShift(Step):
     """Add one value, uniform in -max_shift .. max_shift, in stored units (HU, standard deviations, display range 1)."""
 
     effects: ClassVar[tuple[str, ...]] = ("intensity_shift",)
+    batched = True
     name: Literal["intensity_shift"] = "intensity_shift"
     max_shift: float = Field(ge=0)
 
@@ -31,9 +31,9 @@ class IntensityShift(Step):
         """`shift` in stored units."""
         return {"shift": float(rng.uniform(-self.max_shift, self.max_shift))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """view + shift."""
-        filters.scale_shift(view, np.float32(1), np.float32(values["shift"]))
+        look.passes.scale_shift(view, 1.0, values["shift"])
         return look
 
 
@@ -41,6 +41,7 @@ class IntensityScale(Step):
     """Multiply by a factor from `range`: Hounsfield units around water (0 HU), other units around nothing."""
 
     effects: ClassVar[tuple[str, ...]] = ("intensity_scale",)
+    batched = True
     name: Literal["intensity_scale"] = "intensity_scale"
     range: tuple[float, float]
 
@@ -53,11 +54,11 @@ class IntensityScale(Step):
         """`factor`."""
         return {"factor": float(rng.uniform(*self.range))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """The fixed point is 0 HU where air is far below it, else the background."""
         factor = values["factor"]
-        fixed = 0.0 if look.background < -500 else look.background
-        filters.scale_shift(view, np.float32(factor), np.float32(fixed * (1 - factor)))
+        fixed = np.where(np.less(look.background, -500), 0.0, look.background)
+        look.passes.scale_shift(view, factor, fixed * (1 - factor))
         return look
 
 
@@ -65,6 +66,7 @@ class WindowJitter(Step):
     """Move the lower and the upper end of the network's window, each by at most `max_shift` stored units."""
 
     effects: ClassVar[tuple[str, ...]] = ("window_jitter",)
+    batched = True
     name: Literal["window_jitter"] = "window_jitter"
     max_shift: float = Field(ge=0)
 
@@ -73,12 +75,12 @@ class WindowJitter(Step):
         low, high = rng.uniform(-self.max_shift, self.max_shift, 2)
         return {"low": float(low), "high": float(high)}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Voxels keep their values; only what the network sees of them changes."""
         scale, shift = look.network
         low, high = look.limits[0] + values["low"], look.limits[1] + values["high"]
         bottom, top = look.limits[0] * scale + shift, look.limits[1] * scale + shift
-        new = (top - bottom) / max(high - low, 1e-6)
+        new = (top - bottom) / np.maximum(high - low, 1e-6)
         return replace(look, network=(new, bottom - low * new), limits=(low, high))
 
 
@@ -86,6 +88,7 @@ class Gamma(Step):
     """Bend the curve between the view's own smallest and largest value by an exponent from `range`, log-uniform."""
 
     effects: ClassVar[tuple[str, ...]] = ("gamma",)
+    batched = True
     name: Literal["gamma"] = "gamma"
     range: tuple[float, float]
 
@@ -99,11 +102,9 @@ class Gamma(Step):
         low, high = np.log(self.range)
         return {"exponent": float(np.exp(rng.uniform(low, high)))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """As MONAI's AdjustContrast and batchgenerators' gamma do, without inversion."""
-        _, low, high = filters.moments(view)
-        if high > low:
-            filters.power(view, low, high, np.float32(values["exponent"]))
+        look.passes.gamma(view, values["exponent"])
         return look
 
 
@@ -114,6 +115,7 @@ class HistogramShift(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("histogram_shift",)
+    batched = True
     name: Literal["histogram_shift"] = "histogram_shift"
     max_shift: float = Field(default=0.3, ge=0, lt=0.5)
     num_points: int = Field(default=8, ge=3, le=20)
@@ -125,11 +127,9 @@ class HistogramShift(Step):
         inner = {f"p{i + 1}": float((i + 1 + shift) / last) for i, shift in enumerate(moved)}
         return {"p0": 0.0, **inner, f"p{last}": 1.0}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """As MONAI's RandHistogramShift does with the same points."""
-        _, low, high = filters.moments(view)
-        if high > low:
-            filters.bend_curve(view, low, high, np.array([values[f"p{i}"] for i in range(len(values))], np.float32))
+        look.passes.bend_curve(view, np.stack([values[f"p{i}"] for i in range(len(values))], -1))
         return look
 
 
@@ -137,6 +137,7 @@ class Contrast(Step):
     """Stretch values around the view's mean by a factor from `range`."""
 
     effects: ClassVar[tuple[str, ...]] = ("contrast",)
+    batched = True
     name: Literal["contrast"] = "contrast"
     range: tuple[float, float]
 
@@ -149,10 +150,9 @@ class Contrast(Step):
         """`factor`."""
         return {"factor": float(rng.uniform(*self.range))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """mean + (view - mean) * factor."""
-        mean, _, _ = filters.moments(view)
-        filters.scale_shift(view, np.float32(values["factor"]), np.float32(mean * (1 - values["factor"])))
+        look.passes.stretch(view, values["factor"])
         return look
 
 
@@ -163,6 +163,7 @@ class Blur(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("blur",)
+    batched = True
     name: Literal["blur"] = "blur"
     max_sigma_mm: float | None = Field(default=None, ge=0)
     max_sigma_px: float | None = Field(default=None, ge=0)
@@ -179,22 +180,12 @@ class Blur(Step):
             return {"sigma_mm": float(rng.uniform(0, self.max_sigma_mm))}
         return {"sigma_px": float(rng.uniform(0, self.max_sigma_px or 0))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Taps reach four standard deviations, edges are repeated, as scipy.ndimage.gaussian_filter(mode='nearest')."""
-        taps = []
-        for spacing, length in zip(look.spacing_mm, view.shape, strict=True):
-            sigma = values["sigma_px"] if "sigma_px" in values else values["sigma_mm"] / spacing
-            taps.append(_gaussian(sigma) if length > 1 else np.ones(1, np.float32))
-        filters.convolve_axes(view, *taps)
+        look.passes.blur(
+            view, [values["sigma_px"] if "sigma_px" in values else values["sigma_mm"] / spacing for spacing in look.spacing_mm]
+        )
         return look
-
-
-def _gaussian(sigma: float) -> np.ndarray:
-    reach = int(4 * sigma + 0.5)
-    if reach == 0:
-        return np.ones(1, np.float32)
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return (taps / taps.sum()).astype(np.float32)
 
 
 class BiasField(Step):
@@ -204,6 +195,7 @@ class BiasField(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("bias_field",)
+    batched = True
     name: Literal["bias_field"] = "bias_field"
     max_coefficient: float = Field(default=0.3, ge=0)
     order: int = Field(default=3, ge=1, le=4)
@@ -214,12 +206,12 @@ class BiasField(Step):
         drawn = rng.uniform(-self.max_coefficient, self.max_coefficient, len(powers))
         return {f"c{a}{b}{c}": float(value) for (a, b, c), value in zip(powers, drawn, strict=True) if a + b + c > 0 and not (flat and c)}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Signal is what lies above the background; it is the signal that is multiplied."""
-        coefficients = np.zeros((self.order + 1,) * 3)
+        coefficients = np.zeros((*np.shape(look.background), *(self.order + 1,) * 3))
         for name, value in values.items():
-            coefficients[int(name[1]), int(name[2]), int(name[3])] = value
-        filters.multiply_field(view, coefficients, np.float32(look.background))
+            coefficients[..., int(name[1]), int(name[2]), int(name[3])] = value
+        look.passes.multiply_field(view, coefficients, look.background)
         return look
 
 
@@ -227,6 +219,7 @@ class Cutout(Step):
     """Hide one box of the view: every side a random share of the view's, the volume together at most `max_share` of it."""
 
     effects: ClassVar[tuple[str, ...]] = ("cutout",)
+    batched = True
     name: Literal["cutout"] = "cutout"
     max_share: float = Field(default=0.05, ge=0, le=0.5)
 
@@ -241,12 +234,13 @@ class Cutout(Step):
         box |= {f"{axis}1": float(start + side) for axis, start, side in zip("xyz", starts, sides, strict=False)}
         return {"share": share, **box}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Hidden voxels get the background's value."""
         edges = [
-            (round(values.get(f"{axis}0", 0) * n), round(values.get(f"{axis}1", 1) * n)) for axis, n in zip("xyz", view.shape, strict=True)
+            (np.rint(values.get(f"{axis}0", 0) * n), np.rint(values.get(f"{axis}1", 1) * n))
+            for axis, n in zip("xyz", view.shape[-3:], strict=True)
         ]
-        view[tuple(slice(*limits) for limits in edges)] = look.background
+        look.passes.fill_box(view, edges, look.background)
         return look
 
 
@@ -263,6 +257,7 @@ class LowResolution(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("low_resolution",)
+    batched = True
     name: Literal["low_resolution"] = "low_resolution"
     max_factor: float = Field(default=2.0, ge=1)
     axis: Literal["all", "one"] = "all"
@@ -275,35 +270,7 @@ class LowResolution(Step):
         x, y, z = (factor if is_coarse and not (flat and axis == 2) else 1.0 for axis, is_coarse in enumerate(coarse))
         return {"x": x, "y": y, "z": z}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """One banded matrix per axis: area-weighted triangle down, linear up."""
-        nx, ny, nz = view.shape
-        if values["x"] > 1:
-            filters.mix_axis(view.reshape(1, nx, -1), *_down_and_up(nx, values["x"]))
-        if values["y"] > 1:
-            filters.mix_axis(view, *_down_and_up(ny, values["y"]))
-        if values["z"] > 1:
-            filters.mix_last(view.reshape(-1, nz), *_down_and_up(nz, values["z"]))
+        look.passes.lower_resolution(view, [values["x"], values["y"], values["z"]])
         return look
-
-
-def _down_and_up(length: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, weights) of the matrix that coarsens `length` samples by about `factor` and interpolates them back."""
-    coarse = max(1, round(length / factor))
-    matrix = _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
-    used = matrix > 1e-9
-    starts = used.argmax(1)
-    width = int((length - used[:, ::-1].argmax(1) - starts).max())
-    starts = np.minimum(starts, length - width)
-    weights = np.stack([matrix[i, start : start + width] for i, start in enumerate(starts)])
-    return starts.astype(np.int64), weights.astype(np.float32)
-
-
-def _triangle(rows: int, columns: int, up: bool = False) -> np.ndarray:
-    """(rows, columns) resampling matrix over one field, rows summing to one."""
-    factor = columns / rows
-    support = 1.0 if up else max(1.0, factor)
-    centres = (np.arange(rows) + 0.5) * factor - 0.5
-    centres = np.clip(centres, 0, columns - 1) if up else centres
-    weights = np.maximum(0, 1 - np.abs(np.arange(columns)[None, :] - centres[:, None]) / support)
-    return weights / weights.sum(1, keepdims=True)

@@ -7,9 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from medcl.views import filters
-from medcl.views.elementary import add_noise
-from medcl.views.step import Look, Step
+from medcl.views.step import Look, Pixels, Step, Values
 
 _KEYS = 2**52  # whole numbers that a float keeps exactly
 
@@ -18,6 +16,7 @@ class Noise(Step):
     """Add Gaussian noise with a standard deviation uniform in 0 .. max_sd, in stored units."""
 
     effects: ClassVar[tuple[str, ...]] = ("noise",)
+    batched = True
     name: Literal["noise"] = "noise"
     max_sd: float = Field(ge=0)
 
@@ -25,9 +24,9 @@ class Noise(Step):
         """`sd` and the `key` of the noise's own stream."""
         return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(rng.integers(0, _KEYS))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Every voxel's noise is a function of the key and the voxel's place."""
-        add_noise(view, int(values["key"]), np.float32(values["sd"]))
+        look.passes.add_noise(view, values["key"], values["sd"])
         return look
 
 
@@ -38,6 +37,7 @@ class RicianNoise(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("noise", "rician_bias")
+    batched = True
     name: Literal["rician_noise"] = "rician_noise"
     max_sd: float = Field(default=0.2, ge=0)
 
@@ -46,12 +46,11 @@ class RicianNoise(Step):
         real, imaginary = rng.integers(0, _KEYS, 2)
         return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(real), "key_imaginary": float(imaginary)}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Signal is what lies above the background; as MONAI's RandRicianNoise does with the same numbers."""
-        add_noise(view, int(values["key"]), np.float32(values["sd"]))
-        imaginary = np.zeros_like(view)
-        add_noise(imaginary, int(values["key_imaginary"]), np.float32(values["sd"]))
-        filters.magnitude(view, imaginary, np.float32(look.background))
+        look.passes.add_noise(view, values["key"], values["sd"])
+        imaginary = look.passes.noise_like(view, values["key_imaginary"], values["sd"])
+        look.passes.magnitude(view, imaginary, look.background)
         return look
 
 
@@ -62,6 +61,7 @@ class DoseNoise(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("noise", "count_noise")
+    batched = True
     name: Literal["dose_noise"] = "dose_noise"
     max_sd: float = Field(ge=0)
 
@@ -69,11 +69,10 @@ class DoseNoise(Step):
         """`sd` at a signal of one, and the `key` of the noise's own stream."""
         return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(rng.integers(0, _KEYS))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """view + sd * sqrt(signal) * normal number: the Gaussian that a Poisson count tends to."""
-        normal = np.zeros_like(view)
-        add_noise(normal, int(values["key"]), np.float32(values["sd"]))
-        filters.add_scaled_by_root(view, normal, np.float32(look.background))
+        noise = look.passes.noise_like(view, values["key"], values["sd"])
+        look.passes.add_scaled_by_root(view, noise, look.background)
         return look
 
 
@@ -81,6 +80,7 @@ class Speckle(Step):
     """Multiplicative noise of a coherent wave: the signal times 1 + sd * normal number, sd uniform in 0 .. max_sd."""
 
     effects: ClassVar[tuple[str, ...]] = ("speckle",)
+    batched = True
     name: Literal["speckle"] = "speckle"
     max_sd: float = Field(default=0.15, ge=0)
 
@@ -88,9 +88,8 @@ class Speckle(Step):
         """`sd` and the `key` of the speckle's own stream."""
         return {"sd": float(rng.uniform(0, self.max_sd)), "key": float(rng.integers(0, _KEYS))}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Signal is what lies above the background; as skimage.util.random_noise(mode="speckle") does."""
-        factor = np.ones_like(view)
-        add_noise(factor, int(values["key"]), np.float32(values["sd"]))
-        filters.multiply(view, factor, np.float32(look.background))
+        noise = look.passes.noise_like(view, values["key"], values["sd"])
+        look.passes.multiply(view, 1 + noise, look.background)
         return look

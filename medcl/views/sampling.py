@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -11,11 +13,61 @@ from medcl.store.arrays import Box
 
 # Coordinates are single precision inside the loops; the box is this much wider so that rounding stays inside it.
 _MARGIN = 0.01
+# No bend: no control points.
+_STRAIGHT = np.zeros((0, 0, 0, 3))
 
 Reader = Callable[[Box], np.ndarray]
 
 # A product and a sum may be rounded once: half as many instructions.
 _FUSED = {"contract"}
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The stored voxels that one view needs, and where in them it lies.
+
+    array: (x, y, z) in the store's own numbers. factors: so many voxels are averaged along each axis first, so that nothing
+    aliases. matrix: (3, 4), view voxel -> averaged voxel. bend: displacements in averaged voxels at the control points of a
+    spline, (0, 0, 0, 3) where there are none. scaling: (slope, intercept), from the array's numbers to stored values.
+    """
+
+    array: Any
+    factors: tuple[int, int, int]
+    matrix: np.ndarray
+    bend: np.ndarray
+    scaling: tuple[float, float]
+
+    @property
+    def averaged_shape(self) -> np.ndarray:
+        """Voxels along each axis after averaging."""
+        return np.array(self.array.shape) // self.factors
+
+
+def region_of(view: np.ndarray) -> Region:
+    """The region of a view that is finished: its own voxels, where they are."""
+    return Region(view, (1, 1, 1), np.eye(3, 4), _STRAIGHT, (1.0, 0.0))
+
+
+def read_region(
+    read: Reader,
+    shape: tuple[int, int, int],
+    matrix: np.ndarray,
+    size: tuple[int, ...],
+    *,
+    background: float,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    bend: np.ndarray | None = None,
+) -> Region:
+    """What a view of (x, y, z) `size` needs; see `sample`."""
+    x, y, z = (max(1, int(ratio + 0.5)) for ratio in np.linalg.norm(matrix[:, :3], axis=1))
+    factors = np.array([x, y, z])
+    local = _on_pooled_grid(matrix, factors)
+    bend = _STRAIGHT if bend is None else bend / factors
+    low, high = bounding_box(local, size, bend)
+    local[:, 3] -= low
+    array = _read_padded(read, shape, low * factors, high * factors, (background - intercept) / slope)
+    return Region(array, (x, y, z), local, bend, (slope, intercept))
 
 
 def sample(
@@ -36,28 +88,23 @@ def sample(
     background: the stored value (after slope and intercept) outside the array. bend: (points x, y, z, 3) displacements
     in stored voxels at the control points of a cubic B-spline over the view (see `spline_weights`).
     """
-    factors = [max(1, int(ratio + 0.5)) for ratio in np.linalg.norm(matrix[:, :3], axis=1)]
-    matrix = _on_pooled_grid(matrix, factors)
-    bend = np.zeros((0, 0, 0, 3)) if bend is None else bend / factors
-    low, high = bounding_box(matrix, out.shape, bend)
-    region = _read_padded(read, shape, low * factors, high * factors, (background - intercept) / slope)
-    if max(factors) > 1:
-        region = _pooled(region, factors[0], factors[1], factors[2])
-    local = matrix.copy()
-    local[:, 3] -= low
+    region = read_region(read, shape, matrix, out.shape, background=background, slope=slope, intercept=intercept, bend=bend)
+    array, local, bend = region.array, region.matrix, region.bend
+    if max(region.factors) > 1:
+        array = _pooled(array, *region.factors)
     scaling = np.float32(slope), np.float32(intercept)
-    if region.shape[2] > 1 and not bend.size and _is_diagonal(local[:, :3]):
-        _sample_aligned(region, local, *scaling, out)
-    elif region.shape[2] > 1:
-        _sample_volume(region, local, bend, scaling, out)
+    if array.shape[2] > 1 and not bend.size and _is_diagonal(local[:, :3]):
+        _sample_aligned(array, local, *scaling, out)
+    elif array.shape[2] > 1:
+        _sample_volume(array, local, bend, scaling, out)
     elif bend.size:
         # A picture as a volume of two equal planes: its own axes last, where the inner loop runs.
         order = [2, 0, 1]
-        planes = np.repeat(np.moveaxis(region, 2, 0), 2, axis=0)
+        planes = np.repeat(np.moveaxis(array, 2, 0), 2, axis=0)
         turned = local[order][:, [*order, 3]]
         _sample_volume(planes, turned, bend.transpose(2, 0, 1, 3)[..., order], scaling, out.reshape(1, *out.shape[:2]))
     else:
-        _sample_plane(region[:, :, 0], local, *scaling, out)
+        _sample_plane(array[:, :, 0], local, *scaling, out)
 
 
 def _is_diagonal(matrix: np.ndarray) -> bool:
@@ -122,10 +169,9 @@ def bounding_box(matrix: np.ndarray, size: tuple[int, ...], bend: np.ndarray | N
     return low, high
 
 
-def _on_pooled_grid(matrix: np.ndarray, factors: list[int]) -> np.ndarray:
-    scale = np.array(factors, dtype=float)
-    pooled = matrix / scale[:, None]
-    pooled[:, 3] = (matrix[:, 3] + 0.5) / scale - 0.5
+def _on_pooled_grid(matrix: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    pooled = matrix / factors[:, None]
+    pooled[:, 3] = (matrix[:, 3] + 0.5) / factors - 0.5
     return pooled
 
 

@@ -10,8 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from medcl.views import filters
-from medcl.views.step import Look, Step
+from medcl.views.step import Look, Pixels, Step, Values
 
 
 class Gain(Step):
@@ -21,6 +20,7 @@ class Gain(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("gain",)
+    batched = True
     name: Literal["gain"] = "gain"
     max_change: float = Field(default=0.25, ge=0, lt=1)
     num_points: int = Field(default=5, ge=2, le=12)
@@ -30,15 +30,15 @@ class Gain(Step):
         drawn = rng.uniform(-self.max_change, self.max_change, self.num_points)
         return {f"g{i}": float(value) for i, value in enumerate(drawn)}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Between two points half a cosine: smooth, and never beyond either of them."""
-        points = np.array([values[f"g{i}"] for i in range(len(values))])
-        place = np.linspace(0, len(points) - 1, view.shape[1])
-        at = np.minimum(place.astype(int), len(points) - 2)
+        points = np.stack([values[f"g{i}"] for i in range(len(values))], -1)
+        last = points.shape[-1] - 1
+        place = np.linspace(0, last, view.shape[-2])
+        at = np.minimum(place.astype(int), last - 1)
         part = 0.5 - 0.5 * np.cos(np.pi * (place - at))
-        curve = 1 + points[at] + (points[at + 1] - points[at]) * part
-        factor = np.broadcast_to(curve.astype(np.float32)[None, :, None], view.shape)
-        filters.multiply(view, np.ascontiguousarray(factor), np.float32(look.background))
+        curve = 1 + points[..., at] + (points[..., at + 1] - points[..., at]) * part
+        look.passes.multiply(view, curve[..., None, :, None], look.background)
         return look
 
 
@@ -49,6 +49,7 @@ class Shadow(Step):
     """
 
     effects: ClassVar[tuple[str, ...]] = ("shadow",)
+    batched = True
     name: Literal["shadow"] = "shadow"
     max_strength: float = Field(default=0.5, ge=0, le=1)
     max_width: float = Field(default=0.2, gt=0, le=1)
@@ -59,15 +60,14 @@ class Shadow(Step):
         across, depth = rng.uniform((0.1, 0.1), (0.9, 0.6))
         return {"strength": float(strength), "width": float(width), "across": float(across), "depth": float(depth)}
 
-    def apply(self, view: np.ndarray, values: dict[str, float], look: Look) -> Look:
+    def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """A Gaussian across, of the wedge's width, that begins within a twentieth of the depth."""
-        across = np.linspace(0, 1, view.shape[0])[:, None]
-        depth = np.linspace(0, 1, view.shape[1])[None, :]
+        across = np.linspace(0, 1, view.shape[-3])[:, None, None]
+        depth = np.linspace(0, 1, view.shape[-2])[:, None]
+        start, at, strength, width = (np.asarray(values[name])[..., None, None, None] for name in ("depth", "across", "strength", "width"))
         # Beams spread from a point above the picture, so that a shadow leans away from the middle as it goes down.
-        middle = 0.5 + (values["across"] - 0.5) * (1 + depth) / (1 + values["depth"])
-        width = values["width"] / 2 * (1 + depth) / (1 + values["depth"])
-        begun = np.clip((depth - values["depth"]) * 20, 0, 1)
-        kept = 1 - values["strength"] * begun * np.exp(-2 * ((across - middle) / width) ** 2)
-        factor = np.broadcast_to(kept.astype(np.float32)[:, :, None], view.shape)
-        filters.multiply(view, np.ascontiguousarray(factor), np.float32(look.background))
+        middle = 0.5 + (at - 0.5) * (1 + depth) / (1 + start)
+        spread = width / 2 * (1 + depth) / (1 + start)
+        begun = np.clip((depth - start) * 20, 0, 1)
+        look.passes.multiply(view, 1 - strength * begun * np.exp(-2 * ((across - middle) / spread) ** 2), look.background)
         return look

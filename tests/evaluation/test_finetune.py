@@ -103,6 +103,9 @@ def test_plain_views_are_not_augmented(pictures: VolumeStore) -> None:
     plain = PlainViews(views("xray", (SIDE, SIDE)))
     one, other = (plain.draw_row(pictures, 4, (0, step, 4), 1)[0] for step in (0, 7))
     assert np.array_equal(one.matrix, other.matrix) and one.values == {}
+    device = torch.device("cpu")
+    (computed,) = plain.render_batch([plain.read(pictures, 4, one, device)], device)
+    assert computed.numpy() == pytest.approx(plain.render(pictures, 4, one, None), abs=2e-4)
 
 
 def test_field_maker_shows_whole_volumes_at_the_same_resolution(outlined: VolumeStore) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medcl.foundation.randomness import generator
 
@@ -32,3 +34,9 @@ class KeyedMaker:
             raise OSError("chunk is damaged")
         out[...] = row + parameters.uniform(0, 0.5, size=out.shape)
         return out
+
+    def read(self, store: CountingStore, row: int, parameters: np.random.Generator, device: torch.device) -> np.ndarray:
+        return self.render(store, row, parameters, np.empty(self.config.size, np.float32))
+
+    def render_batch(self, raw: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(np.stack(raw)).to(device)

@@ -43,11 +43,12 @@ def test_pictures_come_as_rows_and_columns() -> None:
     assert batch.views[0][0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
 @pytest.mark.parametrize("workers", [0, 1, 5])
-def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int) -> None:
+def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int, device: torch.device | None) -> None:
     wanted = [_copy(_batches().at(step)) for step in range(9)]
     for start in (0, 4):
-        found = [_copy(batch) for batch in _batches(workers=workers).iterate(start, 9)]
+        found = [_copy(batch) for batch in _batches(workers=workers, device=device).iterate(start, 9)]
         assert len(found) == 9 - start
         for first, second in zip(found, wanted[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -81,9 +82,10 @@ def test_an_item_met_twice_in_a_batch_has_views_of_its_own() -> None:
         assert len(views) == 3 and len({float(view.sum()) for view in views}) == 3
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_item_is_named_with_its_step(workers: int) -> None:
-    batches = _batches(fails=6, workers=workers)
+def test_a_broken_item_is_named_with_its_step(workers: int, device: torch.device | None) -> None:
+    batches = _batches(fails=6, workers=workers, device=device)
     step = next(step for step in range(10) if 6 in batches.rows_at(step))
     with pytest.raises(DataError, match=rf"step {step}: row 6 of the store \(volume v6\).*chunk is damaged"):
         for _ in batches.iterate(0, 10):
@@ -123,11 +125,22 @@ def test_texts_and_targets_belong_to_their_items() -> None:
         _batches(texts=ReportTexts([*texts[:9], ""], words, 24))
 
 
-def test_leaving_early_ends_the_threads() -> None:
+def test_a_device_without_memory_is_named_with_its_step() -> None:
+    class Full(KeyedMaker):
+        def render_batch(self, raw, device):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    batches = Batches(CountingStore(4), Full((4, 3, 2)), num_views=2, world_batch=2, seed=0, device=torch.device("cpu"))
+    with pytest.raises(UserError, match=r"step 3: out of memory on cpu while its views were computed; lower training.world_batch"):
+        batches.at(3)
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
+def test_leaving_early_ends_the_threads(device: torch.device | None) -> None:
     import threading
 
     before = threading.active_count()
-    steps = _batches().iterate(0, 1000)
+    steps = _batches(device=device).iterate(0, 1000)
     next(steps)
     steps.close()
     assert threading.active_count() == before

@@ -30,6 +30,18 @@ def test_a_step_beside_a_plain_loop(tmp_path: Path) -> None:
     assert all(float(row[4].replace(",", "")) > 0 for row in rows) and (tmp_path / "table.md").read_text() == text + "\n"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_views_beside_what_a_step_needs(tmp_path: Path) -> None:
+    pytest.importorskip("batchgeneratorsv2")
+    import gpu_views
+
+    text = gpu_views.main(["--small", "--out", str(tmp_path / "table.md")])
+    parts, steps = ([line for line in text.splitlines() if line.startswith(start)] for start in ("| 16 |", "| ResNet-18 | 16 |"))
+    assert [all(float(cell.replace(",", "")) > 0 for cell in row.split("|")[2:-1]) for row in parts] == [True]
+    assert len(steps) == 1 and "%" in steps[0] and (tmp_path / "table.md").read_text() == text + "\n"
+
+
 def test_teacher_and_queue_beside_a_step() -> None:
     import teacher_and_queue
 

@@ -1,8 +1,10 @@
-"""Small made scans, one kind per recipe."""
+"""Small made scans, one kind per recipe, and the devices that views are computed on."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 from scipy import ndimage
 
 from medcl.foundation.types import Volume
@@ -76,3 +78,6 @@ SIZES: dict[str, tuple[int, ...]] = {
     "ultrasound": (64, 64),
     "shape": (24, 24, 24),
 }
+
+_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+on_devices = pytest.mark.parametrize("device", [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=_CUDA)], ids=str)

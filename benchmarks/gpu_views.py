@@ -1,0 +1,131 @@
+"""Views a second on this machine's GPU, beside what a training step needs, and what they cost the step.
+
+python benchmarks/gpu_views.py [--steps 20] [--batch 32] [--workers 8] [--out reports/training/gpu_views.md]
+python benchmarks/gpu_views.py --small     # as always without a GPU: the same path on the CPU, tiny; shows that it runs, not how fast
+
+Views of the policy `ct` of made CT, 64 and 96 voxels a side, from the compressed store. First the parts alone: workers reading boxes, the
+GPU computing views from boxes that lie ready, both together, and the same workers making the views by compiled passes instead. Then steps
+of SimCLR in bf16 with ResNet-18 and 50 3D, once with views made as they go and once with the same batch again and again, already there:
+the difference is what views cost, waiting and sharing the GPU together. The first three steps do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gpu_step
+import torch
+import view_arms
+
+from medcl.foundation.types import Batch
+from medcl.store.volume_store import VolumeStore
+from medcl.training.launch import here
+
+
+def main(arguments: list[str] | None = None) -> str:
+    """Measure, print, and write the tables."""
+    parser = argparse.ArgumentParser(description="Views on the GPU.")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--out", type=Path, default=None)
+    said = parser.parse_args(arguments)
+    small = said.small or here().gpu is None
+    cases = [gpu_step.Case("SimCLR", depth, side, 64, said.batch, said.steps, said.workers) for side in (64, 96) for depth in (18, 50)]
+    if small:
+        cases = [gpu_step.Case("SimCLR", 18, 16, 4, 2, 2, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        view_arms.write_scans(Path(folder) / "scans", (32, 32, 32) if small else view_arms.SHAPE)
+        store = view_arms.open_store(Path(folder))
+        sides = {case.side: case for case in cases}
+        text = "\n".join([*_head(said.workers, small), *(_parts(case, store) for case in sides.values()), "", *_STEPS])
+        text = "\n".join([text, *(_step(case, store) for case in cases)])
+    print(text)
+    if said.out is not None:
+        said.out.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def _parts(case: gpu_step.Case, store: VolumeStore) -> str:
+    """A row of views a second: reading, computing, both, and the compiled passes."""
+    device, maker = here().device, view_arms.maker_of(store, case.side)
+    count = 2 * case.batch
+    drawn = [(row, view) for item in range(case.batch) for row in (item % len(store),) for view in maker.draw_row(store, row, (0, 0, item))]
+
+    def read() -> None:
+        with ThreadPoolExecutor(max(1, case.workers)) as pool:
+            held[:] = pool.map(lambda one: maker.read(store, one[0], one[1], device), drawn)
+
+    held: list[Any] = []
+    rates = [_rate(count, read), _rate(count, lambda: maker.render_batch(held, device))]
+    for where in (device, None):
+        source = gpu_step.loader(case, store, where).iterate(0, 10**6)
+        rates.append(_rate(count, lambda source=source: next(source)))
+        source.close()
+    return f"| {case.side} | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |"
+
+
+def _rate(count: int, work: Callable[[], object], times: int = 10) -> float:
+    """Things a second, `count` of them each time; the first three times do not count."""
+    for _ in range(gpu_step.WARM_UP):
+        work()
+    _finish()
+    before = time.perf_counter()
+    for _ in range(times):
+        work()
+    _finish()
+    return count * times / (time.perf_counter() - before)
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _step(case: gpu_step.Case, store: VolumeStore) -> str:
+    """A row of steps with views as they come, beside steps whose views are there."""
+    batches = gpu_step.loader(case, store, here().device)
+    there = gpu_step.ours(case, _again(batches.at(0), case.steps))
+    coming = gpu_step.ours(case, batches.iterate(0, case.steps))
+    need, cost = 2 * case.batch / there["step"], 1 - there["step"] / coming["step"]
+    return (
+        f"| ResNet-{case.depth} | {case.side} | {1e3 * there['step']:,.1f} | {need:,.0f} | {1e3 * coming['step']:,.1f} | "
+        f"{coming['waiting']:.1%} | {cost:.1%} | {coming['memory']:.1f} |"
+    )
+
+
+def _again(batch: Batch, steps: int) -> Generator[Batch, None, None]:
+    for _ in range(steps):
+        yield batch
+
+
+def _head(workers: int, small: bool) -> list[str]:
+    note = " Tiny, and torch on the CPU: only to see that it runs." if small else ""
+    return [
+        "# Views on the GPU",
+        "",
+        f"{gpu_step.machine()}, torch {torch.__version__}, {workers} worker threads, `benchmarks/gpu_views.py`.{note}",
+        "",
+        "Views a second:",
+        "",
+        "| voxels a side | boxes read by the workers | computed on the GPU from boxes at hand | both together | compiled, by the workers |",
+        "|---|---|---|---|---|",
+    ]
+
+
+_STEPS = [
+    "Steps of SimCLR, two views an item. Cost: the share of a step's time that goes when its views are there already.",
+    "",
+    "| encoder (3D) | voxels a side | ms, views there | views/s it needs | ms, views as they come | waiting | cost | GPU memory, GiB |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+if __name__ == "__main__":
+    main()

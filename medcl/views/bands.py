@@ -1,0 +1,50 @@
+"""What blurring and losing resolution mean along one axis: the taps, the matrix, and the band of it that is not zero."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def gaussian(sigma: float) -> np.ndarray:
+    """Taps (float32, an odd number, sum one) that reach four standard deviations, in samples, as scipy's gaussian_filter1d has them."""
+    reach = int(4 * sigma + 0.5)
+    if reach == 0:
+        return np.ones(1, np.float32)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def blurring(length: int, sigma: float) -> np.ndarray:
+    """(length, length) matrix that blurs `length` samples with `gaussian`; the samples at the edges are repeated."""
+    taps = gaussian(sigma)
+    reach, rows = taps.size // 2, np.arange(length)[:, None]
+    matrix = np.zeros((length, length))
+    np.add.at(matrix, (rows, np.clip(rows + np.arange(-reach, reach + 1), 0, length - 1)), taps)
+    return matrix
+
+
+def coarsening(length: int, factor: float) -> np.ndarray:
+    """(length, length) matrix that averages `length` samples to about `factor` times fewer and interpolates them back."""
+    coarse = max(1, round(length / factor))
+    return _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+
+
+def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, weights) of a banded matrix: row i is weights[i] at the columns from starts[i] on, and zero elsewhere."""
+    length = len(matrix)
+    used = matrix > 1e-9
+    starts = used.argmax(1)
+    width = int((length - used[:, ::-1].argmax(1) - starts).max())
+    starts = np.minimum(starts, length - width)
+    weights = np.stack([matrix[i, start : start + width] for i, start in enumerate(starts)])
+    return starts.astype(np.int64), weights.astype(np.float32)
+
+
+def _triangle(rows: int, columns: int, up: bool = False) -> np.ndarray:
+    """(rows, columns) resampling matrix over one field, rows summing to one."""
+    factor = columns / rows
+    support = 1.0 if up else max(1.0, factor)
+    centres = (np.arange(rows) + 0.5) * factor - 0.5
+    centres = np.clip(centres, 0, columns - 1) if up else centres
+    weights = np.maximum(0, 1 - np.abs(np.arange(columns)[None, :] - centres[:, None]) / support)
+    return weights / weights.sum(1, keepdims=True)
