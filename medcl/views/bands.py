@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ def gaussian(sigma: float) -> np.ndarray:
     return (taps / taps.sum()).astype(np.float32)
 
 
+@lru_cache(maxsize=16)  # a cube's three axes want the same one
 def coarsening(length: int, factor: float) -> np.ndarray:
     """(length, length) matrix that averages `length` samples to about `factor` times fewer and interpolates them back."""
     coarse = max(1, round(length / factor))
-    return _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+    matrix = _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+    matrix.setflags(write=False)  # kept: nobody may change it
+    return matrix
 
 
 def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -75,15 +75,14 @@ def blur(view: np.ndarray, sigmas: Sequence[float]) -> None:
 
 def lower_resolution(view: np.ndarray, factors: Sequence[float]) -> None:
     """Averaged to about `factor` times fewer voxels along each axis, and interpolated back."""
-    length_x, length_y, length_z = view.shape
-    x, y, z = factors
-    if x > 1:
-        _mix_axis(view.reshape(length_x, -1), *bands.band(bands.coarsening(length_x, x)))
-    if y > 1:
-        for plane in view:
-            _mix_axis(plane, *bands.band(bands.coarsening(length_y, y)))
-    if z > 1:
-        _mix_last(view.reshape(-1, length_z), *bands.band(bands.coarsening(length_z, z)))
+    for axis, (length, factor) in enumerate(zip(view.shape, factors, strict=True)):
+        if factor > 1:
+            starts, weights = bands.band(bands.coarsening(length, factor))
+            if axis == 2:
+                _mix_last(view.reshape(-1, length), starts, weights)
+            else:
+                for part in view[None] if axis == 0 else view:
+                    _mix_axis(part.reshape(length, -1), starts, weights)
 
 
 def fill_box(view: np.ndarray, edges: Sequence[tuple[float, float]], value: float) -> None:
