@@ -23,7 +23,7 @@ _TINY = 1e-30
 def on(views: Tensor, array: Any, dtype: type = np.float32) -> Tensor:
     """An array on the device of the views."""
     held = torch.tensor(np.ascontiguousarray(array, dtype))
-    # A card fetches from pinned memory while this thread goes on.
+    # A GPU fetches from pinned memory while this thread goes on.
     return (held.pin_memory() if views.is_cuda else held).to(views.device, non_blocking=True)
 
 
