@@ -8,7 +8,7 @@ TEST_STAMP := $(VENV)/.installed-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHAPES := --jaxtyping-packages=medcl.objectives,medcl.encoders,medcl.methods,medcl.monitoring,beartype.beartype
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-gpu lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/medcl demo
@@ -18,6 +18,9 @@ test: lint
 
 test-slow: $(TEST_STAMP)
 	$(PYTEST) -m "slow" $(SHAPES)
+
+test-gpu: $(TEST_STAMP)
+	$(PYTEST) -m "gpu"
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
 
+def reach(sigma: Any) -> np.ndarray:
+    """Samples on each side that a Gaussian of standard deviation `sigma` (a number or an array) is cut at: four deviations."""
+    return np.asarray(4 * sigma + 0.5).astype(int)
+
+
 def gaussian(sigma: float) -> np.ndarray:
-    """Taps (float32, an odd number, sum one) that reach four standard deviations, in samples, as scipy's gaussian_filter1d has them."""
-    reach = int(4 * sigma + 0.5)
-    if reach == 0:
+    """Taps (float32, an odd number, sum one) as far as `reach`, as scipy's gaussian_filter1d has them."""
+    most = int(reach(sigma))
+    if most == 0:
         return np.ones(1, np.float32)
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    taps = np.exp(-0.5 * (np.arange(-most, most + 1) / sigma) ** 2)
     return (taps / taps.sum()).astype(np.float32)
 
 
-def blurring(length: int, sigma: float) -> np.ndarray:
-    """(length, length) matrix that blurs `length` samples with `gaussian`; the samples at the edges are repeated."""
-    taps = gaussian(sigma)
-    reach, rows = taps.size // 2, np.arange(length)[:, None]
-    matrix = np.zeros((length, length))
-    np.add.at(matrix, (rows, np.clip(rows + np.arange(-reach, reach + 1), 0, length - 1)), taps)
-    return matrix
-
-
+@lru_cache(maxsize=16)  # a cube's three axes want the same one
 def coarsening(length: int, factor: float) -> np.ndarray:
     """(length, length) matrix that averages `length` samples to about `factor` times fewer and interpolates them back."""
     coarse = max(1, round(length / factor))
-    return _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+    matrix = _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+    matrix.setflags(write=False)  # kept: nobody may change it
+    return matrix
 
 
 def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

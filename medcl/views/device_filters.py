@@ -6,7 +6,7 @@ for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _TINY = 1e-30
 def on(views: Tensor, array: Any, dtype: type = np.float32) -> Tensor:
     """An array on the device of the views."""
     held = torch.tensor(np.ascontiguousarray(array, dtype))
-    # A card fetches from pinned memory while this thread goes on.
+    # A GPU fetches from pinned memory while this thread goes on.
     return (held.pin_memory() if views.is_cuda else held).to(views.device, non_blocking=True)
 
 
@@ -90,12 +90,18 @@ def multiply_field(views: Tensor, coefficients: np.ndarray, background: Any) -> 
 
 def blur(views: Tensor, sigmas: Sequence[Any]) -> None:
     """Gaussian blur with a standard deviation in voxels along each axis; edge voxels are repeated."""
-    _mix(views, bands.blurring, sigmas, nothing=0.0)
+    for axis, sigma in enumerate(sigmas, 1):
+        each = np.broadcast_to(sigma, len(views))
+        if views.shape[axis] > 1 and (bands.reach(each) > 0).any():
+            _mix(views, axis, _blurring(views, views.shape[axis], each))
 
 
 def lower_resolution(views: Tensor, factors: Sequence[Any]) -> None:
     """Averaged to about `factor` times fewer voxels along each axis, and interpolated back."""
-    _mix(views, bands.coarsening, factors, nothing=1.0)
+    for axis, factor in enumerate(factors, 1):
+        each, length = np.broadcast_to(factor, len(views)), views.shape[axis]
+        if (each > 1).any():
+            _mix(views, axis, on(views, np.stack([bands.coarsening(length, one) for one in each.tolist()])))
 
 
 def fill_box(views: Tensor, edges: Sequence[tuple[Any, Any]], value: Any) -> None:
@@ -148,15 +154,26 @@ def _box_muller(size_words: Tensor, angle_words: Tensor) -> tuple[Tensor, Tensor
     return radius * angle.cos() * sign, radius * angle.sin()
 
 
-def _mix(views: Tensor, matrix: Callable[[int, float], np.ndarray], numbers: Sequence[Any], nothing: float) -> None:
-    """Multiply each axis by a matrix of its length and its view's number; an axis that has `nothing` everywhere is left alone."""
-    for axis, number in enumerate(numbers, 1):
-        each, length = np.broadcast_to(number, len(views)), views.shape[axis]
-        if length > 1 and (each != nothing).any():
-            by = on(views, np.stack([matrix(length, float(one)) for one in each]))
-            turned = views.movedim(axis, 1)
-            mixed = torch.bmm(by, turned.reshape(len(views), length, -1)).view(turned.shape)
-            turned.copy_(mixed)
+def _blurring(views: Tensor, length: int, sigmas: np.ndarray) -> Tensor:
+    """(batch, length, length): what bands.gaussian does to a line of samples whose edges are repeated."""
+    reach = bands.reach(sigmas)
+    most = int(reach.max())
+    place = torch.arange(length, device=views.device)
+    far = (torch.arange(-most, length + most, device=views.device) - place[:, None]).float()
+    # Where nothing is in reach but the sample itself any width will do, except none.
+    width = on(views, np.where(reach > 0, sigmas, 1.0)[:, None, None])
+    taps = torch.exp(-0.5 * (far / width) ** 2) * (far.abs() <= on(views, reach[:, None, None]))
+    taps /= taps.sum(-1, keepdim=True)
+    matrix = taps[..., most : most + length]
+    matrix[..., 0] += taps[..., :most].sum(-1)
+    matrix[..., -1] += taps[..., most + length :].sum(-1)
+    return matrix
+
+
+def _mix(views: Tensor, axis: int, matrix: Tensor) -> None:
+    """Multiply an axis by a matrix (batch, length, length)."""
+    turned = views.movedim(axis, 1)
+    turned.copy_(torch.bmm(matrix, turned.flatten(2)).view(turned.shape))
 
 
 def _each(views: Tensor, number: Any) -> Tensor:

@@ -71,6 +71,9 @@ def multiply_field(view: np.ndarray, coefficients: np.ndarray, background: float
 
 def blur(view: np.ndarray, sigmas: Sequence[float]) -> None:
     """Gaussian blur with a standard deviation in voxels along each axis; edge voxels are repeated."""
+    if view.shape[2] == 1:
+        # A picture's own axes last, where the inner loops run.
+        view, sigmas = view.reshape(1, *view.shape[:2]), (0.0, *sigmas[:2])
     one = np.ones(1, np.float32)
     _convolve_axes(view, *(bands.gaussian(sigma) if length > 1 else one for sigma, length in zip(sigmas, view.shape, strict=True)))
 

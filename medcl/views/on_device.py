@@ -19,12 +19,12 @@ from medcl.views.step import Look, Step
 if TYPE_CHECKING:
     from medcl.views.batched import RawView
 
-# Voxels that are worked on at once, at about 16 bytes each: what bounds the memory beside the views themselves.
-_AT_ONCE = 2**26
+# Voxels that are worked on at once, at 20 to 30 bytes each: what bounds the memory beside the views themselves.
+_AT_ONCE = 2**25
 
 
 def on_its_way(raw: RawView, device: torch.device) -> RawView:
-    """The same with its voxels in memory from which a card can fetch them while other things go on (elsewhere: in plain memory)."""
+    """The same with its voxels in memory from which a GPU can fetch them while other things go on."""
     array = raw.region.array
     held = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=device.type == "cuda")
     held.numpy()[...] = array
