@@ -228,8 +228,9 @@ class Batches:
                 except DataError as error:
                     if self.on_unreadable is None:
                         raise
-                    self.skipped[row] = str(error)
-                    self.on_unreadable(f"skipped from now on: {error}")
+                    reason = str(error)
+                    if self.skipped.setdefault(row, reason) is reason:  # two workers may meet it at once
+                        self.on_unreadable(f"skipped from now on: {error}")
             row = int(self.rows[(np.flatnonzero(self.rows == row)[0] + 1) % len(self.rows)])
         raise DataError(f"step {key[1]}: none of {len(self.rows)} rows can be read; the first: {next(iter(self.skipped.values()))}")
 
