@@ -238,6 +238,7 @@ def write_figure(figure: Figure, stem: Path) -> None:
             write_whole(
                 path, lambda partial, form=form, metadata=metadata: figure.savefig(partial, format=form, dpi=200, metadata=metadata)
             )
+            figure.set_layout_engine("none")  # it was found by the first of the three
 
 
 def to_svg(figure: Figure, words: str) -> str:

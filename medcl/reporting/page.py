@@ -31,9 +31,11 @@ def write_study_page(folder: Path) -> Path:
         write_figure(draw_curves(panel), figures / f"label_efficiency_{mode}")
     for name, figure in read_maps.map_figures(study):
         write_figure(figure, figures / name)
-    for point in study.closeup.get("points", ())[-1:]:
+    points = study.closeup.get("points", ())
+    for point in points:
+        at = "" if point is points[-1] else f"_at_{point['fraction']:g}"
         for name, (_, figure) in closeup_figures(study, point).items():
-            write_figure(figure, figures / name)
+            write_figure(figure, figures / f"{name}{at}")
     for name, figure in outline_figures(study).items():
         write_figure(figure, figures / name)
     page = study.folder / PAGE
