@@ -43,6 +43,7 @@ def look_closer(plan: Plan, fits: Sequence[Fit], patients: Mapping[str, np.ndarr
     most = outcomes[fractions[-1]]
     content = {
         "mode": mode,
+        "fraction": fractions[-1],
         "points": [{"fraction": fraction, "parts": parts} for fraction, parts in _parts(outcomes, patient, resamples) if parts],
         "groupings": [
             {"name": grouping.name, "values": list(grouping.values), "code": grouping.code.tolist(), "small": grouping.small}

@@ -14,9 +14,12 @@ import numpy as np
 
 import medcl
 from medcl.evaluation.closeup import look_closer
-from medcl.evaluation.fits import Fit
+from medcl.evaluation.fits import Fit, pack
 from medcl.evaluation.knn import nearest
+from medcl.evaluation.leaks import FALSE_ALARMS, lookalikes
 from medcl.evaluation.linear import STRENGTHS, principal_components
+from medcl.evaluation.outlines import SIDE, labels_there, middle_slice, upright
+from medcl.evaluation.scores import Outlined
 from medcl.evaluation.settings import ClassificationTask, MultilabelTask, RegressionTask, SegmentationTask, StudyConfig, WeightsConfig
 from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
 from medcl.evaluation.subgroups import groupings_of
@@ -87,7 +90,7 @@ def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, ro
 
 def _picture(store: VolumeStore, maker: ViewMaker, row: int) -> np.ndarray:
     view = maker.render(store, row, maker.whole(store.shape(row), store.affine(row)))
-    return rows_and_columns(view) if maker.flat else view[:, :, view.shape[2] // 2].T[::-1]
+    return rows_and_columns(view) if maker.flat else upright(view[:, :, view.shape[2] // 2 :])
 
 
 def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
@@ -96,15 +99,36 @@ def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
     rows = study.cases.rows_of(first.store)
     groupings = groupings_of(first.store, rows[test], getattr(study.config.task, "label", ""))
     content = look_closer(study.plan, fits, study.patients, groupings)
-    sheet: dict[str, Any] = {"side": THUMBNAIL, "pictures": {}}
+    outlined = [fit for fit in fits if isinstance(fit.outcome, Outlined) and _is_shown(fit, content)]
+    sheet: dict[str, Any] = {"side": SIDE if outlined else THUMBNAIL, "pictures": {}}
     for found in content.get("hardest", ()):
-        put_picture(sheet, found["case"], _picture(first.store, first.maker, int(rows[test[found["case"]]])))
+        row = int(rows[test[found["case"]]])
+        if outlined:
+            picture, found["outlines"] = _outlines(study, outlined, found["case"], row)
+        else:
+            picture = _picture(first.store, first.maker, row)
+        put_picture(sheet, found["case"], picture)
     return content | sheet if content else {}
+
+
+def _is_shown(fit: Fit, content: Mapping[str, Any]) -> bool:
+    return fit.key.mode == content["mode"] and fit.key.fraction == content["fraction"] and fit.key.draw == 0
+
+
+def _outlines(study: OpenStudy, fits: Sequence[Fit], case: int, row: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """The slice that is shown of a case, and its structures there: in truth, and as each initialisation outlined them in the first draw."""
+    first = study.inits[0]
+    truth = first.store.mask(row)
+    assert truth is not None
+    truth = np.where(np.isin(truth, study.numbers), truth, 0)
+    view = middle_slice(first.maker, first.store, row, truth > 0)
+    said = {fit.key.init: pack(fit.outcome.said[case]) for fit in fits if isinstance(fit.outcome, Outlined)}
+    return upright(first.maker.render(first.store, row, view)), {"truth": pack(labels_there(truth, view)), "said": said}
 
 
 def put_picture(sheet: dict[str, Any], case: int, picture: np.ndarray) -> None:
     """Add one picture (rows, columns) of a case."""
-    sheet["pictures"][str(case)] = base64.b64encode(thumbnail(picture).tobytes()).decode()
+    sheet["pictures"][str(case)] = base64.b64encode(thumbnail(picture, sheet["side"]).tobytes()).decode()
 
 
 def thumbnail(picture: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
@@ -124,6 +148,7 @@ def thumbnail(picture: np.ndarray, side: int = THUMBNAIL) -> np.ndarray:
 def study_facts(study: OpenStudy) -> dict[str, Any]:
     """What the page says beside the numbers: task, parts of the split, inits, protocol, settings, versions, hashes."""
     config, cases, draws = study.config, study.cases, study.draws
+    alike = _lookalikes(study)
     parts: dict[str, Any] = {"origin": draws.splits.origin}
     for part in ("train", "val", "test"):
         parts[part] = _part_facts(cases, draws.splits.rows(part))
@@ -135,11 +160,12 @@ def study_facts(study: OpenStudy) -> dict[str, Any]:
         "transductive": config.transductive,
         "parts": parts,
         "refused": [asdict(refusal) for refusal in draws.refused],
-        "notes": _notes(study),
+        "notes": _notes(study, alike),
         "inits": {init.name: init.facts() for init in study.inits},
         "modes": list(config.modes),
         "protocol": {"draws": config.draws, "resamples": config.resamples, "lines": _protocol(config)},
-        "leaks": study.leaks.sentence,
+        "leaks": study.leaks.sentence + ("" if alike is None else f" {_likeness(len(alike))}"),
+        "lookalikes": [[str(cases.volume[one]), str(cases.volume[other])] for one, other in alike or ()],
         "settings": shown_settings(config),
         "versions": versions(),
         "hashes": {"data": hash_of_folder(config.data), "splits and draws": study.draws_hash},
@@ -180,8 +206,28 @@ def _title(config: StudyConfig, numbers: tuple[int, ...]) -> str:
     return "image and report retrieval"
 
 
-def _notes(study: OpenStudy) -> list[str]:
-    notes = []
+def _lookalikes(study: OpenStudy) -> list[tuple[int, int]] | None:
+    """Test cases that stand out beside one training or validation case, other pixels; None in a study without the raw-pixel floor."""
+    floor = next((init for init in study.inits if init.kind == "pixels"), None)
+    if floor is None:
+        return None
+    cases, splits = study.cases, study.draws.splits
+    others = np.flatnonzero(splits.name != "test")
+    found = lookalikes(study.embeddings(floor), cases.cases.patient, splits.rows("test"), others)
+    return [(one, other) for one, other in found if cases.pixel_hash[one] != cases.pixel_hash[other]]
+
+
+def _likeness(count: int) -> str:
+    if not count:
+        return "No test case looks like one training or validation case and like no second one."
+    return (
+        f"{count} test case{'s look' if count > 1 else ' looks'} like one training or validation case and like no second one, as a copy "
+        "with another window or resolution would, and as a few in a thousand do by chance; study.json lists the pairs."
+    )
+
+
+def _notes(study: OpenStudy, alike: Sequence[tuple[int, int]] | None) -> list[str]:
+    notes = [_likeness(len(alike))] if alike and len(alike) > FALSE_ALARMS * len(study.draws.test) else []
     twins = duplicates_across_parts(study.cases, study.draws.splits)
     if twins:
         notes.append(f"{twins} test case{'s have' if twins > 1 else ' has'} the very pixels of a training or validation case.")

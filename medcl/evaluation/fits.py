@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from medcl.evaluation.findings import FindingPredictions
 from medcl.evaluation.quantity import ValuePredictions
-from medcl.evaluation.scores import Measured, Outcome, Predictions
+from medcl.evaluation.scores import Measured, Outcome, Outlined, Predictions
 from medcl.foundation.files import read_json, write_json
 
 FITS = "fits"
@@ -107,6 +108,7 @@ def hash_of_array(array: np.ndarray) -> str:
 # What an outcome is on disk: names in words, all else as arrays.
 _KINDS: dict[str, type] = {
     "measured": Measured,
+    "outlined": Outlined,
     "predictions": Predictions,
     "findings": FindingPredictions,
     "values": ValuePredictions,
@@ -119,21 +121,27 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 
 def _content_of(outcome: Outcome) -> dict[str, Any]:
     kind = next(name for name, cls in _KINDS.items() if type(outcome) is cls)
-    parts = {name: list(part) if name == "names" else _pack(part) for name, part in vars(outcome).items()}
+    parts = {name: list(part) if name == "names" else pack(part) for name, part in vars(outcome).items()}
     return {"kind": kind, **parts}
 
 
 def _outcome_of(content: Mapping[str, Any]) -> Outcome:
-    parts = {name: tuple(part) if name == "names" else _unpack(part) for name, part in content.items() if name != "kind"}
+    parts = {name: tuple(part) if name == "names" else unpack(part) for name, part in content.items() if name != "kind"}
     return _KINDS[content["kind"]](**parts)
 
 
-def _pack(array: np.ndarray) -> dict[str, Any]:
+def pack(array: np.ndarray) -> dict[str, Any]:
+    """Numbers as JSON: 32 bits each, or, of uint8, what is left of them when squeezed."""
     array = np.asarray(array)
+    if array.dtype == np.uint8:
+        return {"type": "|u1", "shape": list(array.shape), "zlib": base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()}
     array = array.astype("<f4" if array.dtype.kind == "f" else "<i4")
     return {"type": array.dtype.str, "shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}
 
 
-def _unpack(content: Mapping[str, Any]) -> np.ndarray:
+def unpack(content: Mapping[str, Any]) -> np.ndarray:
+    """The array again: float64, int64 or uint8."""
+    if "zlib" in content:
+        return np.frombuffer(zlib.decompress(base64.b64decode(content["zlib"])), dtype=np.uint8).reshape(content["shape"])
     array = np.frombuffer(base64.b64decode(content["base64"]), dtype=np.dtype(content["type"]))
     return array.reshape(content["shape"]).astype(np.float64 if array.dtype.kind == "f" else np.int64)

@@ -15,6 +15,9 @@ from medcl.ingest.duplicates import near_any
 SHOWN = 10
 # The share of a test set that may look like a pretraining image by chance; see reports/ingest/duplicates.md.
 FALSE_ALARMS = 0.01
+# Distance to the nearest over that to the second nearest (Lowe 2004, section 7.1), below which one stands out: reports/ingest/likeness.md.
+STANDS_OUT = 0.5
+_CHUNK = 8_000_000  # correlations held at once
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,28 @@ def _meet(path: Path, test: Scored) -> _Met:
 def _shown(found: Sequence[str] | set[str]) -> str:
     shown = ", ".join(sorted(found)[:SHOWN])
     return (shown + (", ..." if len(found) > SHOWN else "")) or "none"
+
+
+def lookalikes(pictures: np.ndarray, patient: np.ndarray, test: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
+    """Test cases that look like one other case and like no second one: (test case, other case), in the order of `test`.
+
+    pictures: (cases, pixels), small and whole; they are compared by correlation, so that brightness and contrast do not count. patient:
+    (cases,) keys; the second nearest is of another patient than the nearest. Whatever is unlike or alike in a corpus, a copy stands out by
+    this ratio: no threshold need be known. It finds what has no perceptual hash (pictures under 32 pixels), re-windowed and re-scaled; a
+    copy that lost a tenth of its field looks like many. A few in a thousand stand out by chance, so this is told and never refused.
+    """
+    from medcl.evaluation.knn import unit_length
+
+    if len(others) < 2:
+        return []
+    small = unit_length(pictures - pictures.mean(1, keepdims=True)).astype(np.float32)
+    found, rows = [], max(1, _CHUNK // len(others))
+    for start in range(0, len(test), rows):
+        some = test[start : start + rows]
+        apart = 1 - small[some] @ small[others].T
+        nearest = apart.argmin(1)
+        least = apart[np.arange(len(some)), nearest]
+        apart[patient[others][None] == patient[others[nearest]][:, None]] = np.inf
+        stands_out = least < STANDS_OUT * apart.min(1)
+        found += [(int(some[place]), int(others[nearest[place]])) for place in np.flatnonzero(stands_out)]
+    return found

@@ -104,6 +104,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Outlined(Measured):
+    """What was measured of outlines, and the outlines themselves. said: (cases, side, side) uint8, numbers of structures on the one slice
+    that is shown (see outlines.py).
+    """
+
+    said: np.ndarray
+
+
+@dataclass(frozen=True)
 class ClassTable:
     """Predictions of classes in the form that scores read. Both tables that are joined have the same classes."""
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from medcl.encoders import Encoder
 from medcl.evaluation.embed import as_images
 from medcl.evaluation.finetune import BestStep, Budget
-from medcl.evaluation.scores import Measured
+from medcl.evaluation.outlines import labels_there, middle_slice
+from medcl.evaluation.scores import Outlined
 from medcl.evaluation.study_data import Draws
 from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation import geometry
@@ -150,7 +151,7 @@ class SegmentationFits:
         self.build, self.store, self.rows, self.maker, self.draws, self.budget = build, store, rows, maker, draws, budget
         self.numbers, self.tolerance_mm = tuple(numbers), tolerance_mm
 
-    def fit(self, labelled: np.ndarray, draw: int, learning_rate: float, frozen: bool) -> tuple[Measured, dict[str, float | str], float]:
+    def fit(self, labelled: np.ndarray, draw: int, learning_rate: float, frozen: bool) -> tuple[Outlined, dict[str, float | str], float]:
         """One fit on the outlined cases of a draw: (what was measured on the test cases, choice, validation Dice)."""
         config = self.budget.config
         method = Segmenter(self.build(draw), len(self.numbers) + 1, config.head_share, frozen)
@@ -162,20 +163,22 @@ class SegmentationFits:
         assert best.best is not None
         return self.measure(method, self.draws.test), {"learning_rate": learning_rate, "step": best.step}, best.best[0]
 
-    def measure(self, method: Segmenter, part: np.ndarray) -> Measured:
-        """Dice, 95% Hausdorff distance and surface Dice of every case, mean over structures first, then each structure."""
-        table = np.array([self._measure_row(method, int(row)) for row in self.rows[part]])  # (cases, structures, scores)
+    def measure(self, method: Segmenter, part: np.ndarray) -> Outlined:
+        """Dice, 95% Hausdorff distance and surface Dice of every case, mean over structures first, then each; and the slice shown of it."""
+        found = [self._measure_row(method, int(row)) for row in self.rows[part]]
+        table, said = np.array([numbers for numbers, _ in found]), np.stack([shown for _, shown in found])  # (cases, structures, scores)
         means, each = table.mean(1), table.transpose(0, 2, 1).reshape(len(table), -1)
         if len(self.numbers) == 1:
-            return Measured(SCORES, means)
+            return Outlined(SCORES, means, said)
         names = (*SCORES, *(f"{name}_{number}" for name in SCORES for number in self.numbers))
-        return Measured(names, np.concatenate([means, each], axis=1))
+        return Outlined(names, np.concatenate([means, each], axis=1), said)
 
-    def _measure_row(self, method: Segmenter, row: int) -> list[tuple[float, float, float]]:
+    def _measure_row(self, method: Segmenter, row: int) -> tuple[list[tuple[float, float, float]], np.ndarray]:
         said, truth = self._both(method, row)
         spacing = geometry.spacing_mm(self.store.affine(row))
         pairs = [(said == number, truth == number) for number in self.numbers]
-        return [(dice(*pair), *surface_scores(*pair, spacing, self.tolerance_mm)) for pair in pairs]
+        shown = labels_there(said, middle_slice(self.maker, self.store, row, np.isin(truth, self.numbers)))
+        return [(dice(*pair), *surface_scores(*pair, spacing, self.tolerance_mm)) for pair in pairs], shown
 
     def _dice(self, method: Segmenter, part: np.ndarray) -> float:
         scores = []

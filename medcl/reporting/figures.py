@@ -169,6 +169,17 @@ def draw_agreement(dots: Sequence[Sequence[float]], limits: Mapping[str, float],
     return figure
 
 
+def draw_outlines(picture: np.ndarray, truth: np.ndarray, said: Mapping[str, np.ndarray]) -> Figure:
+    """A slice (rows, columns) uint8 with the outlines of structures: the truth white and dashed, below it colour -> what was said."""
+    with _figure(2.0, 2.0) as (figure, axes):
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+        for colour, labels, style in [*((colour, own, "solid") for colour, own in said.items()), ("#ffffff", truth, "dashed")]:
+            for number in np.unique(labels[labels > 0]):
+                axes.contour(labels == number, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=style)
+        axes.set_axis_off()
+    return figure
+
+
 def draw_lines(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> Figure:
     """Numbers over training steps: name -> (steps, values); long series are averaged over windows, faint below the average."""
     with _figure(3.75, 2.5) as (figure, axes):
@@ -227,6 +238,7 @@ def write_figure(figure: Figure, stem: Path) -> None:
             write_whole(
                 path, lambda partial, form=form, metadata=metadata: figure.savefig(partial, format=form, dpi=200, metadata=metadata)
             )
+            figure.set_layout_engine("none")  # it was found by the first of the three
 
 
 def to_svg(figure: Figure, words: str) -> str:

@@ -16,7 +16,7 @@ from medcl.foundation.files import CARD, read_card, write_text
 from medcl.foundation.pages import render_page
 from medcl.reporting import read_maps, read_runs, read_study
 from medcl.reporting.figures import colour_of, css_colour, draw_curves, draw_lines, to_svg, write_figure
-from medcl.reporting.read_closeup import closeup_content, closeup_figures
+from medcl.reporting.read_closeup import closeup_content, closeup_figures, outline_figures
 from medcl.reporting.read_runs import FIGURE_WORDS, Run
 from medcl.reporting.read_study import METRIC_WORDS, Study
 
@@ -31,9 +31,13 @@ def write_study_page(folder: Path) -> Path:
         write_figure(draw_curves(panel), figures / f"label_efficiency_{mode}")
     for name, figure in read_maps.map_figures(study):
         write_figure(figure, figures / name)
-    for point in study.closeup.get("points", ())[-1:]:
+    points = study.closeup.get("points", ())
+    for point in points:
+        at = "" if point is points[-1] else f"_at_{point['fraction']:g}"
         for name, (_, figure) in closeup_figures(study, point).items():
-            write_figure(figure, figures / name)
+            write_figure(figure, figures / f"{name}{at}")
+    for name, figure in outline_figures(study).items():
+        write_figure(figure, figures / name)
     page = study.folder / PAGE
     write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
     return page

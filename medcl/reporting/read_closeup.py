@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medcl.evaluation.fits import unpack
 from medcl.evaluation.summary import MODE_WORDS, percent
-from medcl.reporting.figures import as_file, colour_of, css_colour, draw_agreement, draw_reliability, picture_uri, to_svg
+from medcl.reporting.figures import as_file, colour_of, css_colour, draw_agreement, draw_outlines, draw_reliability, picture_uri, to_svg
 from medcl.reporting.read_study import METRIC_WORDS, Study, colours, interval, number, thumbnails
 
 if TYPE_CHECKING:
@@ -183,10 +184,23 @@ def _hardest(study: Study) -> list[dict[str, Any]]:
     if not closeup.get("pictures"):
         return []
     pictures = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}
+    drawn = outline_figures(study)
     return [
         {"uri": pictures[str(found["case"])], **_truth(study, found["truth"]), "said": list(_said(found["inits"], chosen))}
-        for found in closeup["hardest"]
+        | {"svg": to_svg(drawn[name], "truth and outlines on one slice") if (name := f"hardest_{place}") in drawn else ""}
+        for place, found in enumerate(closeup["hardest"], start=1)
     ]
+
+
+def outline_figures(study: Study) -> dict[str, Figure]:
+    """Name for a file -> the outlines of one of the hardest cases; {} where nothing is outlined."""
+    chosen, pictures = colours(study), thumbnails(study.closeup) if study.closeup.get("pictures") else {}
+    found = {}
+    for place, own in enumerate(study.closeup.get("hardest", ()), start=1):
+        if "outlines" in own:
+            said = {chosen[init]: unpack(labels) for init, labels in own["outlines"]["said"].items() if init in chosen}
+            found[f"hardest_{place}"] = draw_outlines(pictures[str(own["case"])], unpack(own["outlines"]["truth"]), said)
+    return found
 
 
 def _truth(study: Study, truth: Any) -> dict[str, str]:

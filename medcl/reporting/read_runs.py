@@ -86,7 +86,7 @@ def _folders(starts: Sequence[str]) -> tuple[str, ...]:
 
 
 def headline_of(runs: Sequence[Run]) -> str:
-    """One plain sentence. Who is ahead is said only where all were trained on one store and probed with one label."""
+    """One plain sentence. Who is ahead is said only where all were trained on one store and probed with one label, and one is."""
     if len(runs) == 1:
         seconds = _seconds(runs[0])
         done = f"{runs[0].steps_done:,} steps" + (f" in {_words_of(seconds)}" if seconds else "")
@@ -98,6 +98,8 @@ def headline_of(runs: Sequence[Run]) -> str:
     name = min(probes)
     words = FIGURE_WORDS.get(name, name.removeprefix("probe/").replace("_", " "))
     (best, ahead), (second, _), *_ = sorted(((run.series(name)[1][-1], run.name) for run in runs), reverse=True)
+    if f"{best:.3f}" == f"{second:.3f}":
+        return f"{len(runs)} pretraining runs side by side; by its probe none ends ahead ({words} {best:.3f})"
     others = f"{len(runs) - 1} other{'s' if len(runs) > 2 else ''}"
     return f"{ahead} ends ahead of {others} by its probe ({words} {best:.3f}, then {second:.3f})"
 
@@ -112,7 +114,7 @@ def overview(run: Run) -> dict[str, str]:
     return {
         "method": str(method.get("name", "")),
         "encoder": f"{encoder.get('name', '')} {encoder.get('depth', '')} {encoder.get('spatial_dims', '')}D",
-        "views": f"{Path(str(run.config.get('views', {}).get('policy', ''))).stem} {size}",
+        "views": f"{_policy(run)} {size}",
         "steps": f"{run.steps_done:,} of {training.get('num_steps', 0):,}",
         "batch": str(training.get("world_batch", "")),
         "scans seen": f"{items:,}" if items else "",
@@ -127,6 +129,12 @@ def overview(run: Run) -> dict[str, str]:
         "leak between items": f"{run.series('leak')[1][0]:.1%}" if run.series("leak")[1] else "",
         "weights": str(run.backbone.get("files", {}).get("weights.safetensors", ""))[:12],
     }
+
+
+def _policy(run: Run) -> str:
+    """The policy's own name, as the backbone knows it; of an unfinished run the name or the file in its settings."""
+    named = run.backbone.get("views", {}).get("policy", {}).get("name")
+    return str(named or shown_path(Path(str(run.config.get("views", {}).get("policy", "")))))
 
 
 def shown_config(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from medcl.encoders import ResEncConfig, build_seeded
+from medcl.evaluation.fits import unpack
+from medcl.evaluation.outlines import SIDE, labels_there, middle_slice, upright
 from medcl.evaluation.segmentation import (
     OutlinedBatches,
     Segmenter,
@@ -22,8 +25,14 @@ from medcl.evaluation.segmentation import (
 from medcl.evaluation.study import StudyConfig, run_study
 from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation.config import validate
+from medcl.foundation.progress import Silent
+from medcl.foundation.types import Volume
+from medcl.reporting.page import write_study_page
+from medcl.store.prepare import prepare_data
+from medcl.store.recipe import load_recipe
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import VOLUME_ENCODER, views
+from tests.store.made_data import MadeData
 
 
 def _blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +136,7 @@ def test_study_of_masks(outlined: VolumeStore, tmp_path: Path) -> None:
         "resamples": 100,
         "finetune": {"num_steps": 3, "batch": 2, "learning_rates": [0.01], "looks": 1, "workers": 0},
     }
-    headline = run_study(validate(StudyConfig, content, "study.yaml"), tmp_path / "study").headline
+    headline = run_study(validate(StudyConfig, content, "study.yaml"), tmp_path / "study", before_card=write_study_page).headline
     assert headline["metric"] == "dice"
     results = pd.read_csv(tmp_path / "study" / "results.csv")
     assert set(results["mode"]) == {"frozen", "finetune"}
@@ -135,6 +144,34 @@ def test_study_of_masks(outlined: VolumeStore, tmp_path: Path) -> None:
     assert set(results["metric"]) == {*scores, *(f"{name}_{number}" for name in scores for number in (1, 2))}
     summary = pd.read_csv(tmp_path / "study" / "summary.csv").set_index("metric")
     assert summary.loc["hd95_mm_1", "high"].max() > 1, "a distance is not bounded as a share is"
+    hardest = json.loads((tmp_path / "study" / "closeup.json").read_text())["hardest"]
+    truth, said = unpack(hardest[0]["outlines"]["truth"]), unpack(hardest[0]["outlines"]["said"]["random"])
+    assert truth.shape == said.shape == (SIDE, SIDE) and {0, 1, 2} >= set(np.unique(truth)) > {0}
+    assert (tmp_path / "study" / "figures" / "hardest_1.pdf").is_file()
+    assert "dashed white the truth" in (tmp_path / "study" / "page.html").read_text()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.4, 3.0)])
+def test_a_slice_is_shown_through_the_middle_of_the_structures(spacing: tuple[float, float, float], tmp_path: Path) -> None:
+    mask = np.zeros((40, 30, 20), np.uint8)
+    mask[24:30, 4:10, 11:16] = 2
+    noise = np.random.default_rng(0).normal(100, 5, mask.shape)
+    scan = Volume((1000.0 * mask + noise).astype(np.float32), np.diag([*spacing, 1.0]), "mr", "arbitrary")
+    labels = pd.DataFrame({"volume_id": ["v"], "mask_id": ["m"]})
+    made = MadeData({"v": scan}, {"m": Volume(mask, scan.affine, "mr", "arbitrary")}, labels)
+    recipe = load_recipe("mr").model_copy(update={"spacing_mm": None})
+    prepare_data(made, "hash", tmp_path / "store", recipe, jobs=1, progress=Silent())
+    store, maker = VolumeStore(tmp_path / "store"), views("mr", (16, 16, 16))
+    view = middle_slice(maker, store, 0, mask > 0)
+    shown = labels_there(mask, view)
+    rows, columns = np.nonzero(shown)
+    long_mm = 2 * 6 * max(spacing[:2])  # twice the longer side of the box
+    assert len(rows) * (long_mm / SIDE) ** 2 == pytest.approx(36 * spacing[0] * spacing[1], rel=0.05)
+    assert (rows.mean(), columns.mean()) == pytest.approx(((SIDE - 1) / 2,) * 2, abs=1.0), "in the middle"
+    picture = upright(maker.render(store, 0, view))
+    assert picture[shown > 0].min() > picture[shown == 0].mean(), "picture and outline lie on each other"
+    nothing = middle_slice(maker, store, 0, mask > 9)
+    assert labels_there(mask, nothing).shape == (SIDE, SIDE)
 
 
 def test_foreground_is_where_windows_are_laid(outlined: VolumeStore) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -82,7 +83,13 @@ def test_study_page_holds_what_it_should(study: Path) -> None:
     )
     names = {
         f"{stem}.{form}"
-        for stem in ("label_efficiency_finetune", "embedding_map_moco", "reliability_moco")
+        for stem in (
+            "label_efficiency_finetune",
+            "embedding_map_moco",
+            "embedding_map_moco_by_1_sex",
+            "reliability_moco",
+            "reliability_moco_at_0.01",
+        )
         for form in ("png", "svg", "pdf")
     }
     assert {path.name for path in (study / "figures").iterdir()} >= names
@@ -171,7 +178,7 @@ def test_report_compares_runs_and_studies(study: Path, run: Path, tmp_path: Path
     words = " ".join(reader.text.split())
     assert "0.880 (best 0.910 at step 200)" in words and "Collapse" in words and "6,240" in words, "probe, collapse, scans seen"
     assert "2.5 GiB" in words and "3 min" in words and "Cost over the steps" in words and "0.0%" in words
-    assert "ends ahead of 1 other by its probe" in words
+    assert "none ends ahead" in words, "the two are copies of each other"
     assert "/home/someone" not in reader.text
 
 
@@ -182,6 +189,7 @@ def test_headline_of_runs_compares_only_what_is_alike(run: Path, tmp_path: Path)
     runs = [read_run(run, "first"), read_run(other, "second")]
     assert headline_of(runs).startswith("second ends ahead of 1 other") and "0.930, then 0.880" in headline_of(runs)
     assert headline_of(runs[:1]) == "first: moco, 390 steps in 3 min"
+    assert "by its probe none ends ahead" in headline_of([runs[0], replace(runs[0], name="again")])
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("ct/store", "mr/store"))
     assert headline_of([runs[0], read_run(other)]) == "2 pretraining runs side by side"
 
