@@ -121,8 +121,8 @@ def _range(volume: Volume) -> str:
 class _Embedder:
     """Embeds every volume of a scan; what is refused comes back as errors, so that the others go on."""
 
-    def __init__(self, backbone: Path, settings: IngestConfig | None) -> None:
-        self.network, self.settings = load_backbone(backbone), settings
+    def __init__(self, network: Backbone, settings: IngestConfig | None) -> None:
+        self.network, self.settings = network, settings
 
     def __call__(self, scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
         rows: list[tuple[int, np.ndarray]] = []
@@ -146,7 +146,7 @@ def _begin_worker(backbone: Path, settings: IngestConfig | None, threads: int) -
     global _embedder
     begin_child()
     torch.set_num_threads(threads)
-    _embedder = _Embedder(backbone, settings)
+    _embedder = _Embedder(load_backbone(backbone), settings)
 
 
 def _embed_in_worker(scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
@@ -155,10 +155,12 @@ def _embed_in_worker(scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], li
 
 
 @contextmanager
-def _answers(folder: Path, scans: Sequence[str | Path], settings: IngestConfig | None, jobs: int) -> Iterator[Iterator[Any]]:
+def _answers(
+    network: Backbone, folder: Path, scans: Sequence[str | Path], settings: IngestConfig | None, jobs: int
+) -> Iterator[Iterator[Any]]:
     """What became of each scan, in their order."""
     if jobs == 1:
-        yield map(_Embedder(folder, settings), scans)
+        yield map(_Embedder(network, settings), scans)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
@@ -194,7 +196,7 @@ def embed_files(
     places: list[tuple[int, int]] = []
     rows: list[np.ndarray] = []
     errors: list[MedclError] = []
-    with _answers(folder, scans, settings, min(jobs, len(scans))) as answers:
+    with _answers(network, folder, scans, settings, min(jobs, len(scans))) as answers:
         for number, (found, refused) in enumerate(progress.track(answers, len(scans), "embed")):
             places += [(number, place) for place, _ in found]
             rows += [row for _, row in found]

@@ -24,7 +24,7 @@ from medcl.export.monai_transforms import transforms, write_scripts
 from medcl.export.proof import Proof, compare, count_matching
 from medcl.foundation.files import write_bytes, write_json, write_text
 
-NEXT = "monai.bundle.load('{out.name}', bundle_dir='{out.parent}', workflow_type='inference') in Python"
+NEXT = "python -m monai.bundle run --config_file {out}/configs/inference.json --bundle_root {out} --image scan.nii.gz; {out}/docs/README.md"
 OPTIONS = ("into",)
 TOLERANCE = 1e-5
 _USE = """```

@@ -74,6 +74,8 @@ def manifest_rows(
                 "study_day": days[index],
                 "age_years": cap_age(facts.age_years),
                 "sex": facts.sex,
+                "scanner": facts.scanner,
+                "site": hasher("site", identity.site) if identity.site else "",
                 "report_id": report_of.get(index, ""),
                 "split": splits[index],
                 "pixel_hash": scan.pixel_hash,

@@ -185,13 +185,15 @@ def _identity(frames: Iterable[Frame], volume: str) -> Identity:
     turn = tuple(round(number, 2) + 0.0 for number in first.orientation)
     stack = repr((patient.series, first.image_type, first.echo, first.b_value, first.stack, first.parameters, turn, first.spacing))
     series = patient.series or first.header.relative
-    dates = {"date": patient.study_date, "birth_date": patient.birth_date}
-    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words, **dates)
+    more = {"date": patient.study_date, "birth_date": patient.birth_date, "site": patient.site}
+    return Identity(who, patient.study or who, series, patient.accession, first.header.relative, stack, volume, patient.words, **more)
 
 
 def _facts(frame: Frame, time_index: int, flags: Iterable[str]) -> Facts:
     known = frame.header.facts
-    return Facts(known["body_part"], dict(known["sequence"]), time_index, known["age_years"], known["sex"], flags=tuple(flags))
+    return Facts(
+        known["body_part"], dict(known["sequence"]), time_index, known["age_years"], known["sex"], known["scanner"], flags=tuple(flags)
+    )
 
 
 def _source(frames: Iterable[Frame], volume: Volume, config: IngestConfig, time_index: int) -> Source:

@@ -32,6 +32,13 @@ _NUMBERS = {
     "echo_time_ms": "EchoTime", "inversion_time_ms": "InversionTime", "flip_angle_deg": "FlipAngle",
     "field_strength_t": "MagneticFieldStrength",
 }  # fmt: skip
+_MAKERS = {
+    **{name: name for name in (
+        "agfa", "bruker", "canon", "carestream", "esaote", "fujifilm", "ge", "hitachi", "hologic", "kodak", "konica", "mindray", "neusoft",
+        "philips", "planmed", "samsung", "shimadzu", "siemens", "toshiba", "varian",
+    )},
+    "eastman": "kodak", "fuji": "fujifilm", "general": "ge", "uih": "united imaging", "united": "united imaging",
+}  # fmt: skip
 _TIMES = (
     "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InversionTime", "FlipAngle", "AcquisitionTime", "ContentTime",
 )  # fmt: skip
@@ -94,6 +101,7 @@ def _header(path: str, relative: str, fields: Fields, pixels: PixelLayout) -> He
         study=study or f"{fields.text('StudyID')}/{fields.text('StudyDate')}",
         series=fields.text("SeriesInstanceUID"),
         accession=fields.text("AccessionNumber"),
+        site=" ".join(institution.casefold().split()),
         words=tuple(sorted({word for word in (*words, institution) if word})),
     )
     return Header(
@@ -126,6 +134,7 @@ def _facts(fields: Fields) -> dict[str, Any]:
         "sex": sex if sex in ("F", "M", "O") else "",
         "age_years": cap_age(_age(fields)),
         "body_part": part.lower(),
+        "scanner": _maker(fields.text("Manufacturer")),
         "tilt_deg": fields.number("GantryDetectorTilt", 0.0),
         "hounsfield": fields.text("RescaleType").upper() in ("HU", "") and fields.has("RescaleSlope") and fields.has("RescaleIntercept"),
         "suv_factor": suv_factor(fields) if _modality(fields) == "PT" else None,
@@ -133,6 +142,12 @@ def _facts(fields: Fields) -> dict[str, Any]:
         "padding": fields.whole("PixelPaddingValue") if fields.has("PixelPaddingValue") else None,
         "burned_in": fields.text("BurnedInAnnotation").upper() == "YES",
     }
+
+
+def _maker(text: str) -> str:
+    """Who made the scanner, in one word of a closed list: what a hospital wrote there itself does not leave."""
+    words = "".join(letter if letter.isalnum() else " " for letter in text.casefold()).split()
+    return next((_MAKERS[word] for word in words if word in _MAKERS), "")
 
 
 def _age(fields: Fields) -> float | None:

@@ -79,6 +79,7 @@ class Patient:
     study: str
     series: str
     accession: str
+    site: str = ""
     words: tuple[str, ...] = ()
 
 

@@ -16,7 +16,7 @@ TAGS: dict[str, tuple[int, str]] = {
     "StudyDate": (0x00080020, "text"), "SeriesDate": (0x00080021, "text"),
     "SeriesTime": (0x00080031, "text"), "AcquisitionTime": (0x00080032, "text"),
     "ContentTime": (0x00080033, "text"), "AccessionNumber": (0x00080050, "text"), "Modality": (0x00080060, "text"),
-    "PresentationIntentType": (0x00080068, "text"), "ComplexImageComponent": (0x00089208, "text"),
+    "Manufacturer": (0x00080070, "text"), "PresentationIntentType": (0x00080068, "text"), "ComplexImageComponent": (0x00089208, "text"),
     "InstitutionName": (0x00080080, "text"), "ReferringPhysicianName": (0x00080090, "text"),
     "PerformingPhysicianName": (0x00081050, "text"), "OperatorsName": (0x00081070, "text"),
     "NameOfPhysiciansReadingStudy": (0x00081060, "text"),

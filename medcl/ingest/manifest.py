@@ -49,6 +49,8 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "near_hash": ("text", "perceptual hash: v or p and 256 bits, not keyed; few bits differ between guises of one scan; may be empty"),
     "near_duplicate_group": ("integer", "volumes with one number above 0 look like one scan in several guises"),
     "study_day": ("integer", "days from the patient's first study among these; missing where a date is not known"),
+    "scanner": ("text", "who made it, one word of a closed list; empty where unknown"),
+    "site": ("text", "keyed hash of the institution; empty where unknown"),
     "flags": ("text[]", "doubts for a person to review, stable codes"),
 }
 LEDGER_COLUMNS: dict[str, tuple[str, str]] = {

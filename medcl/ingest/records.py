@@ -42,6 +42,7 @@ class Identity:
     names: tuple[str, ...] = ()
     date: str = ""
     birth_date: str = ""
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Facts:
     time_index: int = 0
     age_years: float | None = None
     sex: str = ""
+    scanner: str = ""
     split: str = ""
     label: tuple[float, ...] = ()
     flags: tuple[str, ...] = ()

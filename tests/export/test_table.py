@@ -31,6 +31,7 @@ def test_every_encoder_and_every_target_is_in_the_table() -> None:
     assert {options["to"] for options in TARGETS.values()} == set(KNOWN)
     assert {options["into"] for options in TARGETS.values() if "into" in options} == set(NETWORKS)
     assert set(in_readme()) == {(name, target) for name in ENCODERS for target in TARGETS}
+    assert "not measured" not in in_readme().values(), "python -m tests.export.pairs writes the table anew"
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,12 @@ def backbones(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("name", "target"), _cases())
 def test_the_cell_is_what_happens(name: str, target: str, backbones: dict[str, Path], tmp_path: Path, tmp_path_factory) -> None:
-    if in_readme()[name, target] == "not measured":
-        pytest.skip("not measured yet: python -m tests.export.pairs writes the table anew")
     if name not in backbones:
         backbones[name] = make(name, tmp_path_factory.mktemp("pair") / "backbone")
     found, said = outcome(backbones[name], target, tmp_path), in_readme()[name, target]
     if isinstance(found, str):
         assert said == found
     else:
-        bound = BOUNDS.get(target, 1e-5)  # the last digits differ from machine to machine
+        bound = BOUNDS.get(target, 1e-5)
         assert found <= bound and re.fullmatch(r"0|\de-\d\d", said) and float(said) <= bound
+        assert found <= 30 * max(float(said), 1e-7)  # the last digits differ from machine to machine

@@ -103,6 +103,30 @@ def test_no_identifier_gets_out(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert all(CANARY not in one.detail for one in reading.ledger)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("SIEMENS", "siemens"),
+        ("GE MEDICAL SYSTEMS", "ge"),
+        ("Philips Medical Systems", "philips"),
+        ("TOSHIBA_MEC", "toshiba"),
+        ("FUJI PHOTO FILM Co., ltd.", "fujifilm"),
+        (f"{CANARY} workstation of Dr. Gerald", ""),
+    ],
+)
+def test_the_scanner_is_a_word_of_a_closed_list_and_the_site_a_key(tmp_path: Path, said: str, kept: str) -> None:
+    sites = ("St. Canary  Hospital", "ST. CANARY HOSPITAL", "Elsewhere", "")
+    for number, site in enumerate(sites):
+        change = change_to(Manufacturer=said, InstitutionName=site)
+        series(tmp_path / "in" / str(number), phantom(4, seed=number), patient=f"MRN000{number}", uid=f"2.25.{number + 3}", change=change)
+    ingest(tmp_path / "in", tmp_path / "out", jobs=0, key=KEY)
+    manifest = open_data(tmp_path / "out").manifest
+    assert manifest["scanner"].tolist() == [kept] * 4
+    counts = manifest["site"].value_counts()
+    assert counts.pop("") == 1 and sorted(counts) == [1, 2] and all(len(site) == 20 for site in counts.index)
+    assert not any(word in decoded(tmp_path / "out").casefold() for word in ("elsewhere", "st. canary", "gerald"))
+
+
 def test_private_is_private(tmp_path: Path) -> None:
     series(tmp_path / "in")
     ingest(tmp_path / "in", tmp_path / "out", jobs=0)
