@@ -7,7 +7,8 @@ import numpy as np
 from medcl.foundation import geometry
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker, ViewParameters
-from medcl.views.crops import Frame, field_centre
+from medcl.views.covering import field_centre
+from medcl.views.crops import Frame
 from medcl.views.sampling import sample_nearest
 
 SIDE = 96
