@@ -52,8 +52,8 @@ def main() -> None:
         f"{said.series} made CT series of {x} x {y} x {z} voxels, {' x '.join(map(str, SPACING))} mm, recipe `ct` "
         f"({RECIPE.spacing_mm} mm, cut to the body), {said.rounds} rounds, medians of seconds a series. {platform.machine()}.",
         "",
-        "| syntax | decode | write | prepare, one process | over decode and write | wall, one process | two | ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "| syntax | decode | resample, clip | write | prepare, one process | over decode and write | wall, one process | two | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for syntax in said.syntaxes:
         with tempfile.TemporaryDirectory() as place:
@@ -84,16 +84,22 @@ def _write_series(folder: Path, count: int, syntax: str) -> None:
 
 
 def _round(data: Data, folder: Path) -> list[float]:
-    """CPU seconds of decoding, of writing and of one process, and wall seconds of one process and of two."""
+    """CPU seconds of decoding, of arithmetic, of writing and of one process, and wall seconds of one process and of two."""
     one, two = folder / "one", folder / "two"
-    decode = sum(_spent(partial(data.volume, volume))[0] for volume in data.manifest["volume_id"])
+    decode = arithmetic = 0.0
+    for volume_id in data.manifest["volume_id"]:
+        begin = time.process_time()
+        volume = data.volume(volume_id)
+        middle = time.process_time()
+        prepare_volume(volume, RECIPE)
+        decode, arithmetic = decode + middle - begin, arithmetic + time.process_time() - middle
     alone = _spent(lambda: prepare(folder / "data", one, RECIPE, jobs=1))
     store = VolumeStore(one)
     write = sum(_spent(partial(write_array, folder / "written.b2nd", store.read_raw(row)[0]))[0] for row in range(len(store)))
     together = _spent(lambda: prepare(folder / "data", two, RECIPE, jobs=2))
     shutil.rmtree(one)
     shutil.rmtree(two)
-    return [decode, write, *alone, together[1]]
+    return [decode, arithmetic, write, *alone, together[1]]
 
 
 def _spent(work: Callable[[], object]) -> Spent:
@@ -103,8 +109,8 @@ def _spent(work: Callable[[], object]) -> Spent:
 
 
 def _row(syntax: str, shares: list[list[float]]) -> str:
-    decode, write, alone, one, two = (statistics.median(part) for part in zip(*shares, strict=True))
-    seconds = " | ".join(f"{part:.2f}" for part in (decode, write, alone, alone / (decode + write), one, two, one / two))
+    decode, arithmetic, write, alone, one, two = (statistics.median(part) for part in zip(*shares, strict=True))
+    seconds = " | ".join(f"{part:.2f}" for part in (decode, arithmetic, write, alone, alone / (decode + write), one, two, one / two))
     return f"| {syntax} | {seconds} |"
 
 
