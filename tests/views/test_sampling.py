@@ -43,6 +43,20 @@ def test_equals_scipy_inside_and_outside_the_array(seed: int, dtype: type) -> No
     assert out == pytest.approx(expected(array, matrix, out.shape, 7), abs=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_a_view_along_the_arrays_axes_equals_scipy_and_the_view_turned_by_next_to_nothing(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    array = rng.integers(0, 200, (30, 26, 22)).astype(dtype)
+    matrix = np.diag([0.8, -1.1, 1.0, 1.0])[:3]
+    matrix[:, 3] = -2.3, 24.6, 3.4  # begins before the array, and mirrored
+    found, turned = np.empty((20, 18, 24), np.float32), np.empty((20, 18, 24), np.float32)
+    sample(reader(array), array.shape, matrix, found, background=7)
+    assert found == pytest.approx(expected(array, matrix, found.shape, 7), abs=2e-2)
+    matrix[0, 1] = 1e-9
+    sample(reader(array), array.shape, matrix, turned, background=7)
+    assert found == pytest.approx(turned, abs=2e-2)
+
+
 def test_slope_intercept_and_background_are_in_stored_units() -> None:
     rng = np.random.default_rng(0)
     array = rng.integers(-3000, 3000, (20, 20, 20)).astype(np.int16)
