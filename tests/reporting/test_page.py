@@ -117,6 +117,23 @@ def test_page_of_a_study_made_before_the_closeup_still_opens(tmp_path: Path) -> 
     assert "Lines are means" in words and "A closer look" not in words
 
 
+def test_page_of_a_study_that_knew_classes_only_says_the_same(tmp_path: Path) -> None:
+    """As embedding_map.json, neighbours.json and closeup.json were before findings and quantities had a close-up."""
+    study = write_made_study(tmp_path / "study", **SMALL)
+    write_study_page(study)
+    page = (study / "page.html").read_text()
+    shown, near, closeup = (json.loads((study / f"{name}.json").read_text()) for name in ("embedding_map", "neighbours", "closeup"))
+    shown["label"] = shown.pop("by")[0]["code"]
+    del near["values"]
+    for point in closeup["points"]:
+        (part,) = point.pop("parts")
+        point |= {"classes": part["classes"], "inits": part["inits"]}
+    for name, content in (("embedding_map", shown), ("neighbours", near), ("closeup", closeup)):
+        (study / f"{name}.json").write_text(json.dumps(content))
+    write_study_page(study)
+    assert (study / "page.html").read_text() == page
+
+
 def test_page_needs_nothing_from_outside(study: Path) -> None:
     reader = _read(study / "page.html")
     assert "script" not in reader.tags and "iframe" not in reader.tags and not reader.handlers
