@@ -275,7 +275,15 @@ def all_numbers(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
         own = {row["metric"]: row for row in _of(study.summary, init=init, mode=mode, fraction=fraction)}
         cells = [f"{number(own[metric]['mean'])} {interval(own[metric]['low'], own[metric]['high'])}" for metric in metrics]
         rows.append({"init": init, "mode": MODE_WORDS.get(mode, mode), "fraction": percent(fraction), "cells": cells})
-    return [METRIC_WORDS.get(metric, metric) for metric in metrics], rows
+    return [metric_words(metric) for metric in metrics], rows
+
+
+def metric_words(metric: str) -> str:
+    """What a number is called; of one finding or structure with its name: `dice_2` is Dice, 2."""
+    if metric in METRIC_WORDS:
+        return METRIC_WORDS[metric]
+    whole = next((name for name in METRIC_WORDS if metric.startswith(f"{name}_")), "")
+    return f"{METRIC_WORDS[whole]}, {metric[len(whole) + 1 :]}" if whole else metric
 
 
 def thumbnails(neighbours: Mapping[str, Any]) -> dict[str, np.ndarray]:

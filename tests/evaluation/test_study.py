@@ -43,6 +43,9 @@ def test_folder_is_whole(finished: Path) -> None:
     assert [refusal["fraction"] for refusal in facts["refused"]] == [0.01]
     assert facts["parts"]["train"]["cases"] + facts["parts"]["val"]["cases"] + facts["parts"]["test"]["cases"] == 118
     assert str(finished.parent) not in (finished / "study.json").read_text()
+    assert "like no second one" in facts["leaks"] and {volume for pair in facts["lookalikes"] for volume in pair} <= set(
+        pd.read_csv(finished / "splits.csv")["volume_id"]
+    )
     closeup = json.loads((finished / "closeup.json").read_text())
     assert closeup["mode"] == "finetune" and len(closeup["hardest"]) == len(closeup["pictures"]) == 8
     assert [point["fraction"] for point in closeup["points"]] == [0.2, 1.0]

@@ -167,3 +167,12 @@ def test_neighbours_and_probe_see_what_is_plain_to_see(target: Target) -> None:
     for said in (target.vote(features[rows], rows, features[part]), list(target.probes(features[rows], rows))[-1][1](features[part])):
         assert said.shape == (100, target.width)
         assert target.judge(said, rows, part)[0] > chance + 0.4
+
+
+def test_cases_are_coloured_by_what_the_task_asks() -> None:
+    findings = Findings(np.array([[1, np.nan], [0, 0], [0, np.nan]], dtype=np.float32), ("a", "b"))
+    some, first, second = findings.colourings()
+    assert some.code.tolist() == [1, 0, -1], "one finding is enough; none is only sure where all are known"
+    assert (first.name, first.code.tolist(), second.code.tolist()) == ("a", [1, 0, 0], [-1, 0, -1])
+    (quarters,) = Quantity(np.arange(8, dtype=np.float32)).colourings()
+    assert quarters.code.tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and len(quarters.values) == 4

@@ -16,6 +16,7 @@ import pytest
 from medcl.foundation.errors import UserError
 from medcl.reporting.page import write_report, write_study_page
 from medcl.reporting.read_runs import headline_of, read_run
+from medcl.reporting.read_study import metric_words
 from tests.made_study import write_made_study
 
 HOSTILE = "<script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror=window.ran=1>"
@@ -117,6 +118,23 @@ def test_page_of_a_study_made_before_the_closeup_still_opens(tmp_path: Path) -> 
     assert "Lines are means" in words and "A closer look" not in words
 
 
+def test_page_of_a_study_that_knew_classes_only_says_the_same(tmp_path: Path) -> None:
+    """As embedding_map.json, neighbours.json and closeup.json were before findings and quantities had a close-up."""
+    study = write_made_study(tmp_path / "study", **SMALL)
+    write_study_page(study)
+    page = (study / "page.html").read_text()
+    shown, near, closeup = (json.loads((study / f"{name}.json").read_text()) for name in ("embedding_map", "neighbours", "closeup"))
+    shown["label"] = shown.pop("by")[0]["code"]
+    del near["values"]
+    for point in closeup["points"]:
+        (part,) = point.pop("parts")
+        point |= {"classes": part["classes"], "inits": part["inits"]}
+    for name, content in (("embedding_map", shown), ("neighbours", near), ("closeup", closeup)):
+        (study / f"{name}.json").write_text(json.dumps(content))
+    write_study_page(study)
+    assert (study / "page.html").read_text() == page
+
+
 def test_page_needs_nothing_from_outside(study: Path) -> None:
     reader = _read(study / "page.html")
     assert "script" not in reader.tags and "iframe" not in reader.tags and not reader.handlers
@@ -192,6 +210,11 @@ def test_headline_of_runs_compares_only_what_is_alike(run: Path, tmp_path: Path)
     assert "by its probe none ends ahead" in headline_of([runs[0], replace(runs[0], name="again")])
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("ct/store", "mr/store"))
     assert headline_of([runs[0], read_run(other)]) == "2 pretraining runs side by side"
+
+
+def test_numbers_have_names_that_people_read() -> None:
+    found = [metric_words(name) for name in ("dice", "surface_dice_2", "hd95_mm_1", "auroc_old_fracture", "my_own")]
+    assert found == ["Dice", "surface Dice, 2", "95% Hausdorff distance (mm), 1", "AUROC, old_fracture", "my_own"]
 
 
 def test_folder_that_is_neither_is_refused(tmp_path: Path, study: Path) -> None:
