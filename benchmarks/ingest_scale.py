@@ -129,10 +129,9 @@ def _made_header(met: Met) -> str:
         f"1.2.{series // 2}",
         f"1.3.{series}",
         f"A{series}",
-        "",
-        (),
+        "general",
     )
-    facts = {"sequence": {"kvp": 120.0, "slice_thickness_mm": 1.0}, "sex": "F", "age_years": 60.0, "body_part": "chest"}
+    facts = {"sequence": {"kvp": 120.0, "slice_thickness_mm": 1.0}, "sex": "F", "age_years": 60.0, "body_part": "chest", "scanner": "ge"}
     facts |= {"tilt_deg": 0.0, "hounsfield": True, "suv_factor": None, "inverse": False, "padding": None, "burned_in": False}
     kind, sop = ("DX", DX) if picture else ("CT", CT)
     header = Header(met.path, met.relative, f"1.4.{number}", sop, kind, ("ORIGINAL", "PRIMARY"), f"1.5.{series}", patient, _layout(), facts)

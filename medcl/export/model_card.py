@@ -31,7 +31,7 @@ def model_card(card: Mapping[str, Any], use: str) -> str:
 - takes: {contract["kind"]}, modality {", ".join(contract["modalities"])}, values in {" or ".join(contract["units"])}
 - axes: {contract["orientation"] if contract["kind"] == "volume" else "rows downwards, columns to the right"}
 - grid: {_grid(contract)}
-- values the network sees: {low:g} to {high:g} (intensity: {_settings(contract["recipe"]["intensity"])})
+- values the network sees: {low:g} to {high:g} (intensity by {_settings(contract["recipe"]["intensity"])})
 
 ## Trained on
 - {counts["training_items"]} scans of {counts["training_patients"]} patients; corpus {card["inputs"]["store"]} (SHA-256 of its card)
@@ -70,7 +70,9 @@ def _grid(contract: Mapping[str, Any]) -> str:
 
 def _settings(given: Mapping[str, Any]) -> str:
     """`moco (temperature 0.2, queue_size 128)`."""
-    others = ", ".join(f"{key} {value}" for key, value in given.items() if key != "name")
+    others = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in given.items() if key != "name"
+    )
     return f"{given['name']} ({others})" if others else str(given["name"])
 
 

@@ -22,7 +22,7 @@ DOORS = {
     "wandb": ("training/trackers.py",),
     "tokenizers": ("encoders/tokenizer.py",),
     "pandas": ("ingest/", "store/", "evaluation/", "reporting/", "export/", "loading/texts.py"),
-    "skimage": ("store/", "views/intensity.py"),
+    "skimage": (),
     "monai": ("encoders/", "views/acquisition.py", "export/monai", "evaluation/segmentation.py", "store/prepare.py"),
     "blosc2": ("store/",),
     "matplotlib": ("reporting/", "views/audit.py", "views/sheet.py", "training/watchers.py"),
