@@ -33,7 +33,7 @@ python -m monai.bundle run --config_file configs/inference.json --bundle_root . 
 
 or, in Python, `monai.bundle.load(NAME, bundle_dir=WHERE, workflow_type="inference")` for the network alone. In configs/inference.json,
 `preprocessing` gives a scan as the network saw it (one volume, for pipelines of your own) and `windows` what medcl embeds of it; both
-need SciPy, and NiBabel (NIfTI) or Pillow (pictures) to read. A DICOM series goes through `medcl convert` first."""
+need SciPy and Numba, and NiBabel (NIfTI) or Pillow (pictures) to read. A DICOM series goes through `medcl convert` first."""
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 
@@ -110,7 +110,7 @@ def _metadata(backbone: Backbone) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy.__version__,
-        "required_packages_version": {"scipy": version("scipy"), "nibabel": version("nibabel")},
+        "required_packages_version": {"scipy": version("scipy"), "numba": version("numba"), "nibabel": version("nibabel")},
         "name": "medcl backbone",
         "task": "embedding of medical images",
         "description": f"Encoder pretrained by {card['method'].get('name')}; its contract is under medcl_contract",

@@ -1,6 +1,6 @@
 """From a file to what the encoder sees, as in its training: MONAI transforms around medcl's own files, which a bundle has beside this one.
 
-Needs MONAI, torch, NumPy and SciPy; medcl itself is not needed. `contract.json` beside it is what the backbone was trained with.
+Needs MONAI, torch, NumPy, SciPy and Numba; medcl itself is not needed. `contract.json` beside it is what the backbone was trained with.
 """
 
 from __future__ import annotations

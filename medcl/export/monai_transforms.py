@@ -13,7 +13,7 @@ from medcl.store.recipe import Recipe
 from medcl.views import covering
 from medcl.views.batched import WINDOW_OVERLAP, ViewMaker
 
-# What a bundle carries, word for word but for where a file's neighbours are; nothing in them needs more than NumPy and SciPy.
+# What a bundle carries, word for word but for where a file's neighbours are; nothing in them needs more than NumPy, SciPy and Numba.
 _CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, resample, standard, covering))
 
 

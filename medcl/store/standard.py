@@ -1,6 +1,6 @@
 """One scan made standard: `prepare_volume` is the same function for the store and for a scan embedded years later.
 
-A MONAI bundle carries this file: nothing outside NumPy, SciPy and medcl's files beside it there may be imported.
+A MONAI bundle carries this file: nothing outside NumPy, SciPy, Numba and medcl's files beside it there may be imported.
 """
 
 from __future__ import annotations

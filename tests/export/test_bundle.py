@@ -73,7 +73,7 @@ import sys
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("medcl", "pydantic", "numba", "pandas", "blosc2"):
+        if name.partition(".")[0] in ("medcl", "pydantic", "pandas", "blosc2"):
             raise ImportError(f"{{name}} is not installed here")
 
 sys.meta_path.insert(0, Forbidden())
