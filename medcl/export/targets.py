@@ -98,7 +98,8 @@ def _refuse_others(folder: Path, files: Mapping[str, str]) -> None:
     """Raise UserError where the folder holds a file more or less than its card names."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()} - {CARD}
     for name in sorted(present ^ set(files)):
-        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; export again")
+        way = "delete the __pycache__ that running it left" if "__pycache__/" in name else "export again"
+        raise UserError(f"{folder / name}: {'added' if name in present else 'missing'} since the export; {way}")
 
 
 def _line(proof: Mapping[str, Any]) -> str:

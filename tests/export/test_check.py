@@ -87,6 +87,11 @@ def test_a_file_more_or_less_is_named(written, tmp_path) -> None:
     with pytest.raises(UserError, match=r"extra.py: added since the export"):
         check_export(folder)
     (folder / "extra.py").unlink()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "extra.pyc").touch()
+    with pytest.raises(UserError, match=r"extra.pyc: added since the export; delete the __pycache__"):
+        check_export(folder)
+    shutil.rmtree(folder / "__pycache__")
     (folder / "model.onnx").unlink()
     with pytest.raises(UserError, match=r"model.onnx: missing since the export"):
         check_export(folder)
