@@ -312,9 +312,10 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
 
 def main() -> None:
     """Run the command line; the exit codes are those of contract.md."""
-    # OpenMP reads it when torch is loaded. Threads that spin while they wait for each other cost a shared machine times as much
-    # (reports/training/waiting_threads.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is loaded: after so many turns a thread that waits for another one sleeps. By default ten times as many, which costs
+    # a machine that is shared several times the time of a step (reports/training/waiting_threads.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         code = app(sys.argv[1:], prog_name="medcl", standalone_mode=False)
     except Exception as error:

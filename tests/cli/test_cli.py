@@ -67,13 +67,12 @@ def test_help_is_light():
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(("said", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_told_otherwise(said, policy):
-    script = "import os, sys\nfrom medcl.cli import main\ntry:\n    main()\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'])"
-    surroundings = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    surroundings |= {"OMP_WAIT_POLICY": said} if said else {}
+@pytest.mark.parametrize(("said", "turns"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")])
+def test_waiting_threads_sleep_soon_unless_told_otherwise(said, turns):
+    script = "import os, sys\nfrom medcl.cli import main\ntry:\n    main()\nfinally:\n    print(os.environ.get('GOMP_SPINCOUNT'))"
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | said
     run = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True, env=surroundings, check=True)
-    assert run.stdout.split()[-1] == policy
+    assert run.stdout.split()[-1] == turns
 
 
 def test_help_answers_in_half_a_second_of_processor_time():
