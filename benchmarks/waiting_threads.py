@@ -1,10 +1,10 @@
 """Seconds of a training step by how long threads of torch spin before they sleep while they wait, alone and beside other work.
 
-python benchmarks/waiting_threads.py [--rounds 5] [--steps 12] [--neighbours 0 2 4] [--out reports/training/waiting_threads.md]
+python benchmarks/waiting_threads.py [--rounds 5] [--steps 4] [--neighbours 0 2] [--out reports/training/waiting_threads.md]
 
 The step is that of the demo's MoCo (two views of 32 crops of 36 x 36 x 24 voxels, forward, backward, update) with torch's own number of
 threads. Every run is a process of its own, for OpenMP reads it once, when it is loaded; the arms take turns within every round.
-A neighbour is a process that counts without end. Wall time, for that is what a shared machine costs.
+A neighbour is a process that counts without end. Wall time, for that is what a shared machine costs. About five minutes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description="Waiting threads that sleep or spin.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--neighbours", type=int, nargs="+", default=[0, 2, 4])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
