@@ -59,11 +59,11 @@ def closeup_figures(study: Study, point: Mapping[str, Any]) -> dict[str, tuple[s
         inits = {init: own for init, own in part["inits"].items() if init in chosen}
         if part["name"]:
             bins = {chosen[init]: own["reliability"] for init, own in inits.items() if own["reliability"]}
-            figures = (
-                {f"{place}_{as_file(part['name'])}": (part["name"], draw_reliability(bins, _reliability_words(study)))} if bins else {}
-            )
-            found |= {f"reliability_{name}": figure for name, figure in figures.items()}
-        for init, own in {} if part["name"] else inits.items():
+            if bins:
+                name = f"reliability_{place}_{as_file(part['name'])}"
+                found[name] = part["name"], draw_reliability(bins, _reliability_words(study))
+            continue
+        for init, own in inits.items():
             if own.get("dots"):
                 limits = {name: _float(own["classes"][0][name][0]) for name in ("error", "low", "high")}
                 drawn = draw_agreement(own["dots"], limits, chosen[init], study.facts["task"]["label"])

@@ -24,7 +24,9 @@ def maps(study: Study) -> list[dict[str, Any]]:
         ]
         names = [(value, colour_of(1 + place)) for place, value in enumerate(own["values"])]
         names += [(own["rest"], colour_of(0))] if -1 in own["code"] else []
-        found.append({"name": own["name"], "panels": panels, "legend": [{"name": name, "colour": css_colour(own)} for name, own in names]})
+        found.append(
+            {"name": own["name"], "panels": panels, "legend": [{"name": name, "colour": css_colour(colour)} for name, colour in names]}
+        )
     return found if _points(study) else []
 
 
