@@ -194,6 +194,7 @@ class _Pretraining:
             self.store,
             self.maker,
             num_views=self.method.num_views,
+            num_points=self.method.num_points,
             world_batch=training.world_batch,
             seed=training.seed,
             workers=training.workers,

@@ -101,6 +101,10 @@ class PlainViews:
         windows = self.maker.windows(store.shape(row), store.affine(row))
         return [windows[(key[1] + view) % len(windows)] for view in range(num_views)]
 
+    def match(self, store: Any, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
+        """As the maker does."""
+        return self.maker.match(store, row, views, count, key)
+
     def render(self, store: Any, row: int, parameters: ViewParameters, out: np.ndarray | None) -> np.ndarray:
         """As the maker does."""
         return self.maker.render(store, row, parameters, out)

@@ -8,7 +8,7 @@ length; `channel`; `*space` the spatial axes an encoder sees (3D: x y z; 2D: row
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -55,7 +55,8 @@ class Batch:
 
     views: one tensor per view, (batch, channel, *space) float32. item: (batch,) int64, the row in the store's index:
     equal numbers are the same scan. patient: (batch,) int64, equal numbers are the same patient. text: the paired
-    report text, where a method asks for it. target: (batch, ...) labels, only in supervised methods.
+    report text, where a method asks for it. target: (batch, ...) labels, only in supervised methods. points: (batch, view, point, axes)
+    places of the same tissue in each view, where a method asks for them; -1 and 1 are the edges of each axis of `*space`.
     """
 
     views: tuple[Tensor, ...]
@@ -63,6 +64,7 @@ class Batch:
     patient: Tensor
     text: Text | None = None
     target: Tensor | None = None
+    points: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.item.shape[0])
@@ -77,9 +79,10 @@ class Batch:
 
     def _map(self, function: Any) -> Batch:
         text = None if self.text is None else Text(function(self.text.ids), function(self.text.mask))
-        target = None if self.target is None else function(self.target)
+        target, points = (None if tensor is None else function(tensor) for tensor in (self.target, self.points))
         views = tuple(function(view) for view in self.views)
-        return replace(self, views=views, item=function(self.item), patient=function(self.patient), text=text, target=target)
+        item, patient = function(self.item), function(self.patient)
+        return Batch(views, item, patient, text, target, points)
 
 
 @dataclass(frozen=True)

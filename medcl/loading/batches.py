@@ -17,7 +17,7 @@ from medcl.foundation import distributed
 from medcl.foundation.errors import DataError, MedclError, UserError
 from medcl.foundation.geometry import rows_and_columns
 from medcl.foundation.types import Batch
-from medcl.loading.device_views import DeviceViews
+from medcl.loading.device_views import DeviceViews, Made
 from medcl.loading.order import items_at
 from medcl.loading.texts import ReportTexts
 
@@ -37,6 +37,10 @@ class Maker(Protocol):
 
     def draw_row(self, store: Any, row: int, key: tuple[int, int, int], num_views: int) -> Sequence[Any]:
         """Parameters of the views of one row of the store."""
+        ...
+
+    def match(self, store: Any, row: int, views: Sequence[Any], count: int, key: tuple[int, int, int]) -> np.ndarray:
+        """Points (view, point, axes) of the same tissue in the views that were drawn."""
         ...
 
     def render(self, store: Any, row: int, parameters: Any, out: np.ndarray | None) -> np.ndarray:
@@ -62,11 +66,11 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A step on its way. work: a future of every item, (row, what was read for its views); computed: of its views, on a device."""
+    """A step on its way. work: a future of every item; computed: of its views, on a device."""
 
     step: int
     slot: _Slot
-    work: list[Future[tuple[int, list[Any]]]]
+    work: list[Future[Made]]
     computed: Future | None
 
 
@@ -91,6 +95,7 @@ class _Threads:
 class Batches:
     """Batches of this process: rows rank * n .. (rank + 1) * n of each step's world batch.
 
+    num_points: places of the same tissue that `Batch.points` names in each item's views, for methods that use them.
     rows: rows of the store to learn from, all by default. texts: sentences for methods that use them. targets: one entry
     for each row of the store, handed on as `Batch.target`. workers: threads that make views; their number changes
     nothing but speed. device: computes the views, whole batches at once, equal within rounding, of what the workers only
@@ -110,6 +115,7 @@ class Batches:
         num_views: int,
         world_batch: int,
         seed: int,
+        num_points: int = 0,
         workers: int = 2,
         rows: Sequence[int] | np.ndarray | None = None,
         texts: ReportTexts | None = None,
@@ -122,6 +128,7 @@ class Batches:
             raise UserError(f"training.world_batch: {world_batch} items cannot be shared by {processes} processes; take a multiple")
         self.store, self.maker, self.texts, self.targets = store, maker, texts, targets
         self.num_views, self.seed, self.workers, self.world_batch, self.device = num_views, seed, workers, world_batch, device
+        self.num_points = num_points
         self.rows = np.arange(len(store.index)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             raise UserError("no scans to learn from: the list of rows is empty")
@@ -187,7 +194,8 @@ class Batches:
         return _Begun(step, slot, work, threads.device.submit(step, work) if threads.device else None)
 
     def _finish(self, begun: _Begun, threads: _Threads) -> Batch:
-        rows = np.array([item.result()[0] for item in begun.work])
+        made = [item.result() for item in begun.work]
+        rows = np.array([item.row for item in made])
         keys = [key for _, key in self._own(begun.step)]
         views = threads.device.take(begun.computed) if threads.device and begun.computed else begun.slot.tensors
         return Batch(
@@ -198,6 +206,7 @@ class Batches:
             if self.texts is None
             else self.texts.encode([self.texts.draw(row, key) for row, key in zip(rows.tolist(), keys, strict=True)]),
             target=None if self.targets is None else torch.as_tensor(self.targets[rows]),
+            points=torch.from_numpy(np.stack([item.points for item in made if item.points is not None])) if self.num_points else None,
         )
 
     def _image(self, tensor: Tensor) -> Tensor:
@@ -219,12 +228,12 @@ class Batches:
         first = distributed.rank() * self._share
         return pairs[first : first + self._share]
 
-    def _make(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> tuple[int, list[Any]]:
-        """Render or read a row, or, where it may be skipped, the next one that can be read. Returns that row, and what was read."""
+    def _make(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> Made:
+        """Render or read a row, or, where it may be skipped, the next one that can be read."""
         for _ in range(len(self.rows)):
             if row not in self.skipped:
                 try:
-                    return row, self._render(row, key, outs)
+                    return self._render(row, key, outs)
                 except DataError as error:
                     if self.on_unreadable is None:
                         raise
@@ -234,12 +243,15 @@ class Batches:
             row = int(self.rows[(np.flatnonzero(self.rows == row)[0] + 1) % len(self.rows)])
         raise DataError(f"step {key[1]}: none of {len(self.rows)} rows can be read; the first: {next(iter(self.skipped.values()))}")
 
-    def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> list[Any]:
+    def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> Made:
         try:
             drawn = self.maker.draw_row(self.store, row, key, self.num_views)
+            points = self.maker.match(self.store, row, drawn, self.num_points, key) if self.num_points else None
             if self.device is not None:
-                return [self.maker.read(self.store, row, parameters, self.device) for parameters in drawn]
-            return [self.maker.render(self.store, row, parameters, out) for parameters, out in zip(drawn, outs, strict=True)]
+                return Made(row, [self.maker.read(self.store, row, parameters, self.device) for parameters in drawn], points)
+            for parameters, out in zip(drawn, outs, strict=True):
+                self.maker.render(self.store, row, parameters, out)
+            return Made(row, [], points)
         except MedclError as error:
             raise type(error)(f"step {key[1]}, row {row} of the store: {error}") from error
         except MemoryError as error:

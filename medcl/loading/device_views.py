@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medcl.foundation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker made of an item. row: of the store. raw: what was read for each view, where a device computes them. points: as
+    `Batch.points` has them, or None."""
+
+    row: int
+    raw: list[Any]
+    points: np.ndarray | None
 
 
 class Renderer(Protocol):
@@ -28,8 +40,8 @@ class DeviceViews:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device views")
 
-    def submit(self, step: int, read: Sequence[Future[tuple[int, list[Any]]]]) -> Future:
-        """Begin when all items are read: futures of (row, what was read for each view)."""
+    def submit(self, step: int, read: Sequence[Future[Made]]) -> Future:
+        """Begin when all items are read: futures of what was made of each item."""
         return self._thread.submit(self._compute, step, read)
 
     def take(self, computed: Future) -> tuple[Tensor, ...]:
@@ -46,8 +58,8 @@ class DeviceViews:
         """Drop what has not begun and wait for the rest."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _compute(self, step: int, read: Sequence[Future[tuple[int, list[Any]]]]) -> tuple[tuple[Tensor, ...], Any]:
-        items = [item.result()[1] for item in read]
+    def _compute(self, step: int, read: Sequence[Future[Made]]) -> tuple[tuple[Tensor, ...], Any]:
+        items = [item.result().raw for item in read]
         try:
             with torch.cuda.stream(self._stream):
                 views = tuple(self.maker.render_batch(raw, self.device) for raw in zip(*items, strict=True))

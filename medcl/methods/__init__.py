@@ -7,7 +7,8 @@ from medcl.methods.convirt import ConVIRT, ConVIRTConfig
 from medcl.methods.method import Method
 from medcl.methods.moco import MoCo, MoCoConfig
 from medcl.methods.simclr import SimCLR, SimCLRConfig
+from medcl.methods.vox2vec import Vox2Vec, Vox2VecConfig
 
-MethodConfig = union_of("medcl.methods", SimCLRConfig, MoCoConfig, ConVIRTConfig)
+MethodConfig = union_of("medcl.methods", SimCLRConfig, MoCoConfig, ConVIRTConfig, Vox2VecConfig)
 
-__all__ = ["ConVIRT", "ConVIRTConfig", "Method", "MethodConfig", "MoCo", "MoCoConfig", "SimCLR", "SimCLRConfig"]
+__all__ = ["ConVIRT", "ConVIRTConfig", "Method", "MethodConfig", "MoCo", "MoCoConfig", "SimCLR", "SimCLRConfig", "Vox2Vec", "Vox2VecConfig"]

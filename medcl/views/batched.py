@@ -18,6 +18,7 @@ from medcl.store.volume_store import VolumeStore
 from medcl.views.covering import covering_extent, field_centre, window_centres
 from medcl.views.crops import Crop, Frame, draw_centre, pull_together
 from medcl.views.effects import MIN_OVERLAP, check
+from medcl.views.matching import matched_points
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.sampling import Reader, Region, read_region, region_of, sample, sample_nearest
 from medcl.views.spatial import Elastic, Scale
@@ -131,6 +132,12 @@ class ViewMaker:
                     values[step.name] = step.draw(rng, self.flat)
             views.append(self._bent(_parameters(frame, self.size, affine, values), spacing))
         return tuple(views)
+
+    def match(self, store: VolumeStore, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
+        """(views, count, axes) points of the same tissue in the drawn views of a row, -1 and 1 at the edges of each of `*space`."""
+        places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]))
+        placed = (2 * places + 1) / np.array(self.size) - 1
+        return (placed[..., [1, 0]] if self.flat else placed).astype(np.float32)
 
     def render(self, store: VolumeStore, row: int, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
         """A view's network values, (x, y, z) float32, reading only the box it needs. `out` is filled where given."""

@@ -138,15 +138,16 @@ def sample_nearest(
     return region[tuple(index)]
 
 
-def spline_weights(size: int, points: int) -> np.ndarray:
-    """(size, points) weights of a uniform cubic B-spline over a line of samples.
+def spline_weights(size: int, points: int, places: np.ndarray | None = None) -> np.ndarray:
+    """(n, points) weights of a uniform cubic B-spline over a line of samples, at each of them or at `places` (n,) between them.
 
     The spline spans the field of the samples and an eighth of a sample beyond each end, as ITK's BSplineTransformInitializer
     has it. Rows sum to one and are never negative, so that no displacement is larger than the largest at a control point.
     """
+    at = np.arange(size) if places is None else places
     if points < 4:
-        return np.ones((size, points), np.float32)
-    place = 1 + (np.arange(size) + 0.625) / (size + 0.25) * (points - 3)
+        return np.ones((len(at), points), np.float32)
+    place = 1 + (at + 0.625) / (size + 0.25) * (points - 3)
     far = np.abs(place[:, None] - np.arange(points))
     near = 2 / 3 - far**2 + far**3 / 2
     return np.where(far < 1, near, np.where(far < 2, (2 - far) ** 3 / 6, 0)).astype(np.float32)

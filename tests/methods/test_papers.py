@@ -11,8 +11,9 @@ from torch import Tensor
 
 from medcl.encoders import ResNetConfig, TextTransformerConfig, build_seeded
 from medcl.foundation.types import Batch, Text
-from medcl.methods import ConVIRT, ConVIRTConfig, Method, MoCo, MoCoConfig, SimCLR, SimCLRConfig
+from medcl.methods import ConVIRT, ConVIRTConfig, Method, MoCo, MoCoConfig, SimCLR, SimCLRConfig, Vox2Vec, Vox2VecConfig
 from medcl.methods.parts import KeyQueue, RunningMoments, standardised
+from medcl.methods.vox2vec import levels_at
 
 
 def _encoder():
@@ -48,6 +49,31 @@ def test_simclr_is_nt_xent() -> None:
         losses.append(-math.log(_exp(z[i], z[j], 0.3) / others))
     output = method.compare((first, second, items, items), 0.0)
     assert float(output.loss) == pytest.approx(sum(losses) / 10, rel=1e-5)
+
+
+def test_vox2vec_is_its_equation() -> None:
+    """Goncharov et al. 2023, eq. 1: a voxel against its other view, all other voxels of all scans as negatives, also of one patient."""
+    method = _build(Vox2VecConfig(temperature=0.3, num_points=3))
+    assert isinstance(method, Vox2Vec)
+    first, second = 5 * _rows(6, 8, 0), 0.1 * _rows(6, 8, 1)
+    z = F.normalize(torch.cat([first, second]), dim=1)
+    losses = []
+    for i in range(12):
+        others = sum(_exp(z[i], z[k], 0.3) for k in range(12) if k != i)
+        losses.append(-math.log(_exp(z[i], z[(i + 6) % 12], 0.3) / others))
+    output = method.compare((first.reshape(2, 24), second.reshape(2, 24)), 0.0)
+    assert float(output.loss) == pytest.approx(sum(losses) / 12, rel=1e-5)
+    assert output.embeddings.shape == (6, 8)
+
+
+def test_vox2vec_takes_voxels_from_every_level() -> None:
+    """At the middle of a voxel its own value, between two of them the mean, beyond the last one the last; axes in the order of `*space`."""
+    fine, coarse = torch.arange(24.0).reshape(1, 1, 2, 3, 4), torch.tensor([1.0, 3.0]).reshape(1, 2, 1, 1, 1)
+    points = torch.tensor([[[-0.5, 0.0, 0.25], [-0.5, 0.0, 0.0], [1.0, 1.0, 1.0]]])
+    found = levels_at((fine, coarse), points)
+    assert found.shape == (1, 3, 3)
+    torch.testing.assert_close(found[0, :, 0], torch.tensor([float(fine[0, 0, 0, 1, 2]), float(fine[0, 0, 0, 1, 1:3].mean()), 23.0]))
+    torch.testing.assert_close(found[0, :, 1:], torch.tensor([[1.0, 3.0]]).repeat(3, 1))
 
 
 def _standard_rows(rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ WORDS = ["nodule", "effusion", "clear", "enlarged", "fracture", "device", "opaci
 # What only a run of a few steps needs.
 SHORT = {
     "moco": {"queue_size": 32, "momentum": 0.9},
+    "vox2vec": {"num_points": 12},
     "convirt": {"text": {"vocab_size": 400, "length": 16, "width": 16, "layers": 1, "heads": 2}},
 }
 METHODS: dict[str, type[Settings]] = {
@@ -67,19 +69,32 @@ class MadeStore:
         return np.eye(4)
 
 
+@dataclass(frozen=True)
+class MadeView:
+    """Where a view begins in the picture (x, y), and what its noise is drawn from."""
+
+    corner: np.ndarray
+    noise: np.random.Generator
+
+
 class MadeMaker:
     """Views: a shifted window plus noise, a pure function of the key."""
 
     def __init__(self, size: tuple[int, ...] = (SIDE, SIDE)) -> None:
         self.config = SimpleNamespace(size=size)
 
-    def draw_row(self, store: MadeStore, row: int, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
+    def draw_row(self, store: MadeStore, row: int, key: tuple[int, int, int], num_views: int) -> list[MadeView]:
         seed, step, item = key
-        return [generator(seed, "view", step, item, view) for view in range(num_views)]
+        noises = [generator(seed, "view", step, item, view) for view in range(num_views)]
+        return [MadeView(noise.integers(0, 5, size=2), noise) for noise in noises]
 
-    def render(self, store: MadeStore, row: int, parameters: np.random.Generator, out: np.ndarray) -> np.ndarray:
-        x, y = parameters.integers(0, 5, size=2)
-        out[...] = store.pictures[row][x : x + SIDE, y : y + SIDE] + parameters.normal(0, 0.1, size=out.shape)
+    def match(self, store: MadeStore, row: int, views: list[MadeView], count: int, key: tuple[int, int, int]) -> np.ndarray:
+        shared = generator(key[0], "points", key[1], key[2]).uniform(4, SIDE, (count, 2))
+        return np.stack([(2 * (shared - view.corner) / SIDE - 1)[:, ::-1] for view in views]).astype(np.float32)
+
+    def render(self, store: MadeStore, row: int, parameters: MadeView, out: np.ndarray) -> np.ndarray:
+        x, y = parameters.corner
+        out[...] = store.pictures[row][x : x + SIDE, y : y + SIDE] + parameters.noise.normal(0, 0.1, size=out.shape)
         return out
 
 
@@ -97,7 +112,8 @@ def made_batches(
     if method.uses_text:
         words = tokenizer.train(store.reports["text"], 400)
         texts = ReportTexts(list(store.reports["text"]), words, 16)
-    return Batches(store, MadeMaker(), num_views=method.num_views, world_batch=world_batch, seed=seed, workers=workers, texts=texts, **more)
+    needed = {"num_views": method.num_views, "num_points": method.num_points, "texts": texts}
+    return Batches(store, MadeMaker(), world_batch=world_batch, seed=seed, workers=workers, **needed, **more)
 
 
 def made_config(**settings: Any) -> TrainingConfig:

@@ -128,7 +128,8 @@ def _warmed_alone(name: str) -> tuple[Method, Batch]:
         from medcl.foundation.types import Text
 
         text = Text(torch.randint(3, 300, (8, 16), generator=generator), torch.ones(8, 16, dtype=torch.bool))
-    batch = Batch(views, items, patients, text)
+    points = torch.rand(8, 2, method.num_points, 2, generator=generator) * 2 - 1 if method.num_points else None
+    batch = Batch(views, items, patients, text, points=points)
     if name == "moco":
         keys = torch.nn.functional.normalize(torch.randn(20, method.config.projection_dim, generator=generator), dim=1)
         method.queue.push(keys, torch.arange(20))
