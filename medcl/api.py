@@ -25,7 +25,7 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts, report_of_rows
 from medcl.methods import ConVIRTConfig, Method
-from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from
+from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from, views_to_make
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import here, joined
 from medcl.training.loop import TrainResult, train
@@ -157,6 +157,7 @@ class _Pretraining:
         self.settings, self.store, self.folder, self.progress = settings, store, folder, progress
         encoder = build_seeded(settings.encoder, seed=settings.training.seed, purpose="encoder")
         self.method: Method = build_seeded(settings.method, encoder, seed=settings.training.seed, purpose="method")
+        self.num_views = views_to_make(settings, self.method)
         self.maker = ViewMaker(settings.views, store.recipe, paired=self.method.uses_text)
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
 
@@ -193,7 +194,7 @@ class _Pretraining:
         return Batches(
             self.store,
             self.maker,
-            num_views=self.method.num_views,
+            num_views=self.num_views,
             num_points=self.method.num_points,
             world_batch=training.world_batch,
             seed=training.seed,

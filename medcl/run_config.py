@@ -14,7 +14,7 @@ from medcl.foundation import config
 from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
 from medcl.loading.texts import report_of_rows
-from medcl.methods import MethodConfig
+from medcl.methods import Method, MethodConfig
 from medcl.store.volume_store import VolumeStore
 from medcl.training.loop import TrainingConfig
 from medcl.training.watchers import WatchConfig
@@ -57,6 +57,20 @@ def load_pretrain(path: Path | str, overrides: Overrides = ()) -> PretrainConfig
             "give one number per dimension"
         )
     return settings
+
+
+def views_to_make(settings: PretrainConfig, method: Method) -> int:
+    """How many views of each scan a method gets: its own, and the local ones. Raises UserError where it cannot use them."""
+    local = settings.views.local
+    if local is None:
+        return method.num_views
+    if not method.uses_local:
+        raise UserError(f"views.local: method.name '{settings.method.name}' does not compare local views; remove them, or take swav")
+    if not method.backbone.any_size:
+        raise UserError(
+            f"views.local: encoder.name '{settings.encoder.name}' takes views of one size only; take resnet, densenet or segresnet"
+        )
+    return method.num_views + local.count
 
 
 def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:

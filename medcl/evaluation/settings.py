@@ -218,6 +218,13 @@ class StudyConfig(Settings):
                 raise ValueError(f"'{name}' cannot name an init: take letters, digits, _ . + -, at most 40, and not '{PIXELS}'")
         return inits
 
+    @field_validator("views")
+    @classmethod
+    def _whole_scans(cls, views: ViewsConfig | None) -> ViewsConfig | None:
+        if views and views.local:
+            raise ValueError("local views are for pretraining; leave local out")
+        return views
+
     @model_validator(mode="after")
     def _modes_fit_the_task(self) -> StudyConfig:
         legal = {*MODES_OF[self.task.name], *ON_REQUEST.get(self.task.name, ())}

@@ -138,9 +138,9 @@ class Batches:
                 f"{len(silent)} of {len(self.rows)} scans have no report text (store rows {silent[:5]} ...); leave them out of rows"
             )
         self.patients = np.asarray(store.index["patient"], dtype=np.int64)
-        size = tuple(maker.config.size)
-        self.picture = len(size) == 2
-        self.view_shape = (size[1], size[0], 1) if self.picture else size
+        sizes = [tuple(maker.config.size_of(number)) for number in range(num_views)]
+        self.picture = len(sizes[0]) == 2
+        self.view_shapes = [(size[1], size[0], 1) if self.picture else size for size in sizes]
         self._share = world_batch // processes
         self.on_unreadable, self.skipped = on_unreadable, dict[int, str]()
 
@@ -183,7 +183,7 @@ class Batches:
         if self.device is not None:
             return _Slot((), ())
         # torch's allocator aligns to 64 bytes, so that kernels take the same path for every buffer, bit for bit.
-        tensors = tuple(torch.empty((self._share, *self.view_shape)) for _ in range(self.num_views))
+        tensors = tuple(torch.empty((self._share, *shape)) for shape in self.view_shapes)
         return _Slot(tensors, tuple(tensor.numpy() for tensor in tensors))
 
     def _begin(self, step: int, slot: _Slot, threads: _Threads) -> _Begun:

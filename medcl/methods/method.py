@@ -15,14 +15,15 @@ class Method(nn.Module):
     """Base of all methods; plain modules, usable in anyone's own loop.
 
     backbone: the network that is evaluated and exported. num_views: views of an item that `encode` expects. uses_text:
-    whether it needs `Batch.text`. num_points: how many `Batch.points` of each item it needs. A method draws nothing at
-    random and keeps what it remembers in buffers, so that (state_dict, step) is all there is to resume from. `progress`
-    runs from 0 to 1 over the run.
+    whether it needs `Batch.text`. uses_local: whether it takes any number of local views after its own. num_points: how
+    many `Batch.points` of each item it needs. A method draws nothing at random and keeps what it remembers in buffers, so
+    that (state_dict, step) is all there is to resume from. `progress` runs from 0 to 1 over the run.
     """
 
     backbone: Encoder
     num_views: int = 2
     uses_text: bool = False
+    uses_local: bool = False
     num_points: int = 0
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:

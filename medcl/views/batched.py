@@ -58,9 +58,10 @@ class ViewParameters:
 
 @dataclass(frozen=True, eq=False)
 class RawView:
-    """A view before any arithmetic: the voxels that it needs, what was drawn for its intensity steps, and its look."""
+    """A view before any arithmetic: the voxels that it needs, its own (x, y, z) size, what was drawn for its intensity steps, its look."""
 
     region: Region
+    size: Size
     values: dict[str, dict[str, float]]
     look: Look
 
@@ -78,11 +79,13 @@ class ViewMaker:
         steps = tuple(step.resolved(paired) if isinstance(step, Crop) else step for step in policy.steps)
         self.config, self.recipe, self.paired = config, recipe, paired
         self.policy: Policy = policy.model_copy(update={"steps": steps})
-        self.overrides: dict[str, str] = check(steps, policy.modality, paired, config.allow)
-        self.flat: bool = recipe.kind == "picture"
-        self.size: Size = self._grid(config.size)
         crop = steps[0]
         assert isinstance(crop, Crop)
+        # What a local view keeps is bounded as what any crop keeps.
+        judged = (*steps, crop.model_copy(update={"keep": config.local.keep})) if config.local and crop.keep else steps
+        self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow)
+        self.flat: bool = recipe.kind == "picture"
+        self.size: Size = self._grid(config.size)
         self.keep: tuple[float, float] | None = crop.keep
         self._placed: Literal["field", "body", "mask"] = crop.place
         self._spatial = [step for step in steps if step.stage == "spatial"]
@@ -99,6 +102,7 @@ class ViewMaker:
             "overlap": self.config.overlap,
             "paired": self.paired,
             "overrides": dict(self.overrides),
+            **({"local": self.config.local.model_dump(mode="json")} if self.config.local else {}),
         }
 
     def draw_row(self, store: VolumeStore, row: int, key: tuple[int, int, int], num_views: int = 2) -> tuple[ViewParameters, ...]:
@@ -117,26 +121,27 @@ class ViewMaker:
         """Draw all parameters of an item's views; a pure function of its arguments.
 
         shape, affine: of the stored array. key: (seed, step, item). boxes: in stored voxels, where views are to lie; None
-        is the whole field. Every later view overlaps the first one by at least the configured share.
+        is the whole field. Every later view overlaps the first one by at least the configured share; those after the second are
+        the config's local ones, where it has any.
         """
         spacing = np.array(geometry.spacing_mm(affine))
         first: Frame | None = None
         views = []
         for number in range(num_views):
             rng = generator(key[0], "views", key[1], key[2], number)
-            frame, values = self._draw_frame(shape, spacing, rng, boxes)
+            frame, values = self._draw_frame(shape, spacing, rng, boxes, number)
             first = first or frame
             frame = frame if number == 0 else pull_together(first, frame, self.config.overlap)
             for step in self._intensity:
                 if rng.random() < step.probability:
                     values[step.name] = step.draw(rng, self.flat)
-            views.append(self._bent(_parameters(frame, self.size, affine, values), spacing))
+            views.append(self._bent(_parameters(frame, self._grid(self.config.size_of(number)), affine, values), spacing))
         return tuple(views)
 
     def match(self, store: VolumeStore, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
         """(views, count, axes) points of the same tissue in the drawn views of a row, -1 and 1 at the edges of each of `*space`."""
         places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]))
-        placed = (2 * places + 1) / np.array(self.size) - 1
+        placed = (2 * places + 1) / np.array([view.size for view in views])[:, None] - 1
         return (placed[..., [1, 0]] if self.flat else placed).astype(np.float32)
 
     def render(self, store: VolumeStore, row: int, parameters: ViewParameters, out: np.ndarray | None = None) -> np.ndarray:
@@ -155,7 +160,7 @@ class ViewMaker:
         """Many views at once, computed on a device: (batch, x, y, z) float32, within rounding what `render` gives for each."""
         from medcl.views.on_device import render_batch
 
-        return render_batch(raw, self._intensity, self.size, self.recipe.network_range, device)
+        return render_batch(raw, self._intensity, raw[0].size, self.recipe.network_range, device)
 
     def render_all(self, store: VolumeStore, row: int, views: Sequence[ViewParameters]) -> Iterator[np.ndarray]:
         """Several views of one row, which is read once: windows that cover a field touch each of its chunks several times."""
@@ -229,10 +234,11 @@ class ViewMaker:
         return [_parameters(Frame(centre, extent, np.eye(3)), grid, affine, {}) for centre in centres]
 
     def _draw_frame(
-        self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None
+        self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None, number: int
     ) -> tuple[Frame, dict[str, dict[str, float]]]:
-        share = float(rng.uniform(*self.keep)) if self.keep else 1.0
-        values: dict[str, dict[str, float]] = {"crop": {"share": share} if self.keep else {}}
+        keep = self.config.local.keep if self.keep and self.config.local and self.config.is_local(number) else self.keep
+        share = float(rng.uniform(*keep)) if keep else 1.0
+        values: dict[str, dict[str, float]] = {"crop": {"share": share} if keep else {}}
         turn, factor = np.eye(3), 1.0
         for step in self._spatial:
             if rng.random() >= step.probability:
@@ -242,18 +248,19 @@ class ViewMaker:
                 factor *= drawn["factor"]
             else:
                 turn = turn @ step.turn(drawn)
-        extent = self._drawn_extent(shape, spacing, share, factor)
+        grid = self._grid(self.config.size_of(number))
+        extent = self._kept_extent(shape, spacing, grid, keep[0], share, factor) if keep else self._pitch(spacing) * grid * factor
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
 
     def _raw(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawView:
         look = self._look(store.background(row), parameters)
         if not all(step.batched for step in self._intensity if step.name in parameters.values):
             # A step that only works on one view, on the CPU: the worker makes the view, and nothing is left to do.
-            return RawView(region_of(self.render(store, row, parameters)), {}, replace(look, network=(1.0, 0.0)))
+            return RawView(region_of(self.render(store, row, parameters)), parameters.size, {}, replace(look, network=(1.0, 0.0)))
         slope, intercept = store.scaling(row)
         scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
         region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
-        return RawView(region, parameters.values, look)
+        return RawView(region, parameters.size, parameters.values, look)
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:
@@ -261,13 +268,12 @@ class ViewMaker:
                 return replace(view, bend=step.bend(view.values[step.name], view.frame.extent, self.flat) / spacing)
         return view
 
-    def _drawn_extent(self, shape: tuple[int, ...], spacing: np.ndarray, share: float, factor: float) -> np.ndarray:
-        if self.keep is None:
-            return self._pitch(spacing) * self.size * factor
+    def _kept_extent(
+        self, shape: tuple[int, ...], spacing: np.ndarray, grid: Size, least: float, share: float, factor: float
+    ) -> np.ndarray:
         root = 1 / 2 if self.flat else 1 / 3
         # A scale may show more than the share that was drawn, but no less than the least share allowed.
-        linear = max(share**root * factor, self.keep[0] ** root)
-        extent = covering_extent(shape, spacing, self.size, self.flat) * linear
+        extent = covering_extent(shape, spacing, grid, self.flat) * max(share**root * factor, least**root)
         if self.flat:
             extent[2] = spacing[2]
         return extent

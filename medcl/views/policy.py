@@ -112,13 +112,32 @@ class Policy(Settings):
         return steps
 
 
+class LocalViewsConfig(Settings):
+    """Small views of each scan beside its pair, for methods that compare them with it (SwAV's multi-crop).
+
+    count: of them. size: their voxel grid, at the spacing of the pair, so that in volumes they show that much less. keep: in
+    pictures, share of the field's area that they show, at least and at most. They overlap the first view as the second one does.
+    """
+
+    count: int = Field(default=4, ge=1)
+    size: tuple[int, int, int] | tuple[int, int]
+    keep: tuple[float, float] = (0.1, 0.4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LocalViewsConfig:
+        if not 0 < self.keep[0] <= self.keep[1] <= 1:
+            raise ValueError("keep: expected two shares, 0 < least <= most <= 1")
+        return self
+
+
 class ViewsConfig(Settings):
     """The `views` of a pretraining.
 
     policy: a built-in name or a YAML file. size: the voxel grid that the encoder receives, (x, y, z) for volumes and
     (rows, columns) for pictures. overlap: least volume that the crops of a pair share, over the smaller one's.
     strength: how far and how often the policy's steps act (see strength.py), within the bounds of the modality.
-    allow: step -> the reason why it is used although it is unsafe for the modality.
+    allow: step -> the reason why it is used although it is unsafe for the modality. local: small views beside the pair, for methods
+    that use them; left out of what is written down where there are none.
     """
 
     policy: str
@@ -126,12 +145,23 @@ class ViewsConfig(Settings):
     overlap: float = Field(default=0.5, ge=0, le=1)
     strength: Strength = "default"
     allow: dict[str, str] = Field(default_factory=dict)
+    local: LocalViewsConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _sizes(self) -> ViewsConfig:
         if min(self.size) < 8:
             raise ValueError("size: expected at least 8 along every axis")
+        if self.local and (len(self.local.size) != len(self.size) or min(self.local.size) < 8 or max(self.local.size) > max(self.size)):
+            raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above those of size")
         return self
+
+    def is_local(self, view: int) -> bool:
+        """Whether the view of this number is a local one: all beyond the first two, where there are any."""
+        return self.local is not None and view >= 2
+
+    def size_of(self, view: int) -> tuple[int, ...]:
+        """The grid of the view of this number, as `size` gives it."""
+        return self.local.size if self.local is not None and view >= 2 else self.size
 
 
 def built_in_policies() -> list[str]:

@@ -23,7 +23,7 @@ class KeyedMaker:
     """A view is its row plus noise of its key; `fails` breaks on one row."""
 
     def __init__(self, size: tuple[int, ...], fails: int | None = None) -> None:
-        self.config, self.fails, self.keys = SimpleNamespace(size=size), fails, []
+        self.config, self.fails, self.keys = SimpleNamespace(size=size, size_of=lambda view: size), fails, []
 
     def draw_row(self, store, row: int, key: tuple[int, int, int], num_views: int) -> list[np.random.Generator]:
         self.keys.append(key)

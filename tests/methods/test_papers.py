@@ -11,9 +11,10 @@ from torch import Tensor
 
 from medcl.encoders import ResNetConfig, TextTransformerConfig, build_seeded
 from medcl.foundation.types import Batch, Text
-from medcl.methods import ConVIRT, ConVIRTConfig, Method, MoCo, MoCoConfig, SimCLR, SimCLRConfig, Vox2Vec, Vox2VecConfig
+from medcl.methods import ConVIRT, ConVIRTConfig, Method, MoCo, MoCoConfig, SimCLR, SimCLRConfig, SwAV, SwAVConfig, Vox2Vec, Vox2VecConfig
 from medcl.methods.parts import KeyQueue, RunningMoments, standardised
 from medcl.methods.vox2vec import levels_at
+from medcl.objectives import sinkhorn_codes
 
 
 def _encoder():
@@ -111,6 +112,28 @@ def test_moco_is_its_equations() -> None:
         torch.testing.assert_close(new, 0.9 * old + 0.1 * (old + 1.0))
     torch.testing.assert_close(method.queue.keys[[4, 5, 0]], key)
     assert method.queue.patients.tolist() == [2, 101, 102, 103, 0, 1]
+
+
+def test_swav_is_its_equations() -> None:
+    """Caron et al. 2020, eq. 1, 2 and 6: codes of the pair, predicted from all other views, a local one among them."""
+    method = _build(SwAVConfig(num_prototypes=5, projection_dim=8, temperature=0.2, sharpness=0.1))
+    assert isinstance(method, SwAV)
+    with torch.no_grad():
+        method.prototypes.mul_(3.0)
+    projected = [5 + 3 * _rows(6, 8, 0), 2 - 4 * _rows(6, 8, 1), 1 + _rows(6, 8, 2)]
+    prototypes = F.normalize(method.prototypes.detach(), dim=1)
+    scores = [_standard_rows(view) @ prototypes.T for view in projected]
+    losses = []
+    for own in range(2):
+        code = sinkhorn_codes(scores[own], sharpness=0.1)
+        for view in range(3):
+            if view != own:
+                for i in range(6):
+                    total = sum(math.exp(float(scores[view][i, k]) / 0.2) for k in range(5))
+                    said = [math.exp(float(scores[view][i, k]) / 0.2) / total for k in range(5)]
+                    losses.append(-sum(float(code[i, k]) * math.log(said[k]) for k in range(5)))
+    output = method.compare(tuple(projected), 0.0)
+    assert float(output.loss.detach()) == pytest.approx(sum(losses) / 24, rel=1e-5)
 
 
 def test_moco_starts_with_an_empty_queue_and_an_equal_teacher() -> None:

@@ -35,6 +35,7 @@ WORDS = ["nodule", "effusion", "clear", "enlarged", "fracture", "device", "opaci
 SHORT = {
     "moco": {"queue_size": 32, "momentum": 0.9},
     "vox2vec": {"num_points": 12},
+    "swav": {"num_prototypes": 16},
     "convirt": {"text": {"vocab_size": 400, "length": 16, "width": 16, "layers": 1, "heads": 2}},
 }
 METHODS: dict[str, type[Settings]] = {
@@ -81,7 +82,7 @@ class MadeMaker:
     """Views: a shifted window plus noise, a pure function of the key."""
 
     def __init__(self, size: tuple[int, ...] = (SIDE, SIDE)) -> None:
-        self.config = SimpleNamespace(size=size)
+        self.config = SimpleNamespace(size_of=lambda view: size)
 
     def draw_row(self, store: MadeStore, row: int, key: tuple[int, int, int], num_views: int) -> list[MadeView]:
         seed, step, item = key
