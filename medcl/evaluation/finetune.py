@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from medcl.encoders import Encoder
@@ -18,7 +17,7 @@ from medcl.evaluation.settings import DistillConfig, FinetuneConfig
 from medcl.evaluation.study_data import Draws
 from medcl.evaluation.targets import Fitted, Target
 from medcl.foundation.types import Batch, StepOutput
-from medcl.loading.batches import Batches
+from medcl.loading.batches import Batches, Draw
 from medcl.methods.method import Method
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import Place
@@ -90,32 +89,14 @@ class BestStep:
         method.load_state_dict(self._kept)
 
 
-class PlainViews:
-    """A view maker that does not augment: every draw is the whole field, or one of its windows."""
+def plain_windows(maker: ViewMaker) -> Draw:
+    """Views that are not augmented: the whole field, or its windows in turn, by the key."""
 
-    def __init__(self, maker: ViewMaker) -> None:
-        self.maker, self.config = maker, maker.config
-
-    def draw_row(self, store: Any, row: int, key: tuple[int, int, int], num_views: int) -> list[ViewParameters]:
-        """Windows in turn, by the key."""
-        windows = self.maker.windows(store.shape(row), store.affine(row))
+    def draw(store: VolumeStore, row: int, key: tuple[int, int, int], num_views: int) -> list[ViewParameters]:
+        windows = maker.windows(store.shape(row), store.affine(row))
         return [windows[(key[1] + view) % len(windows)] for view in range(num_views)]
 
-    def match(self, store: Any, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
-        """As the maker does."""
-        return self.maker.match(store, row, views, count, key)
-
-    def render(self, store: Any, row: int, parameters: ViewParameters, out: np.ndarray | None) -> np.ndarray:
-        """As the maker does."""
-        return self.maker.render(store, row, parameters, out)
-
-    def read(self, store: Any, row: int, parameters: ViewParameters, device: torch.device) -> Any:
-        """As the maker does."""
-        return self.maker.read(store, row, parameters, device)
-
-    def render_batch(self, raw: Sequence[Any], device: torch.device) -> Tensor:
-        """As the maker does."""
-        return self.maker.render_batch(raw, device)
+    return draw
 
 
 @dataclass(frozen=True)
@@ -196,13 +177,14 @@ class FinetuneFits:
         targets[self.rows] = of_case
         batches = Batches(
             self.store,
-            self.maker if config.views == "policy" else PlainViews(self.maker),
+            self.maker,
             num_views=1,
             world_batch=batch,
             seed=self.budget.seed + draw,
             workers=config.workers,
             rows=self.rows[shown],
             targets=targets,
+            draw=plain_windows(self.maker) if config.views == "plain" else None,
             device=self.budget.place.gpu,
         )
         best = BestStep(lambda: self._judge(method, labelled), config.num_steps, config.looks)

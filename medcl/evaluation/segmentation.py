@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from medcl.encoders import Encoder
 from medcl.evaluation.embed import as_images
-from medcl.evaluation.finetune import BestStep, Budget
+from medcl.evaluation.finetune import BestStep, Budget, plain_windows
 from medcl.evaluation.outlines import labels_there, middle_slice
 from medcl.evaluation.scores import Outlined
 from medcl.evaluation.study_data import Draws
@@ -20,7 +20,7 @@ from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation import geometry
 from medcl.foundation.randomness import generator
 from medcl.foundation.types import Batch, StepOutput
-from medcl.loading.order import items_at
+from medcl.loading.batches import Batches, Draw
 from medcl.methods.method import Method
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker, ViewParameters
@@ -90,48 +90,15 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     return entropy + 1 - (overlap / (probabilities.sum(2) + truth.sum(2) + 1e-3)).mean(1)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Which windows are learned from. plain: not augmented; foreground_share: of the augmented ones, those laid where a structure is."""
+def windows_on_structures(maker: ViewMaker, share: float) -> Draw:
+    """Augmented windows, of which a share is laid where a structure is."""
 
-    plain: bool = False
-    foreground_share: float = 0.0
+    def draw(store: VolumeStore, row: int, key: tuple[int, int, int], num_views: int) -> Sequence[ViewParameters]:
+        if generator(key[0], "foreground", key[1], key[2]).random() < share:
+            return maker.draw(store.shape(row), store.affine(row), key, num_views, store.boxes(row, "mask"))
+        return maker.draw_row(store, row, key, num_views)
 
-
-class OutlinedBatches:
-    """Views with their masks; a pure function of the step. numbers: the masks' numbers, in the order of the classes 1, 2, ..."""
-
-    def __init__(
-        self, store: VolumeStore, maker: ViewMaker, rows: np.ndarray, numbers: Sequence[int], batch: int, seed: int, shown: Shown
-    ) -> None:
-        self.store, self.maker, self.rows, self.batch, self.seed, self.shown = store, maker, rows, batch, seed, shown
-        self.class_of = class_table(numbers)
-
-    def iterate(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """Batches of steps start..stop-1."""
-        for step in range(start, stop):
-            rows = self.rows[items_at(step, len(self.rows), self.batch, self.seed)]
-            pairs = [self._pair(int(row), step, place) for place, row in enumerate(rows)]
-            images = as_images(np.stack([image for image, _ in pairs]), self.maker)
-            masks = as_images(np.stack([mask for _, mask in pairs]), self.maker)[:, 0]
-            codes = torch.from_numpy(np.asarray(self.store.index["patient"], dtype=np.int64)[rows])
-            yield Batch((images,), torch.from_numpy(rows), codes, target=masks)
-
-    def _pair(self, row: int, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        view = self._view(row, step, place)
-        mask = self.maker.render_mask(self.store, row, view)
-        assert mask is not None
-        return self.maker.render(self.store, row, view), self.class_of[mask]
-
-    def _view(self, row: int, step: int, place: int) -> ViewParameters:
-        shape, affine = self.store.shape(row), self.store.affine(row)
-        if self.shown.plain:
-            windows = self.maker.windows(shape, affine)
-            return windows[step % len(windows)]
-        key = (self.seed, step, row * self.batch + place)
-        if generator(self.seed, "foreground", step, key[2]).random() < self.shown.foreground_share:
-            return self.maker.draw(shape, affine, key, 1, self.store.boxes(row, "mask"))[0]
-        return self.maker.draw_row(self.store, row, key, 1)[0]
+    return draw
 
 
 class SegmentationFits:
@@ -156,8 +123,18 @@ class SegmentationFits:
         config = self.budget.config
         method = Segmenter(self.build(draw), len(self.numbers) + 1, config.head_share, frozen)
         batch = min(config.batch, len(labelled))
-        shown = Shown(config.views == "plain", config.foreground_share)
-        batches = OutlinedBatches(self.store, self.maker, self.rows[labelled], self.numbers, batch, self.budget.seed + draw, shown)
+        batches = Batches(
+            self.store,
+            self.maker,
+            num_views=1,
+            world_batch=batch,
+            seed=self.budget.seed + draw,
+            workers=config.workers,
+            rows=self.rows[labelled],
+            masks=class_table(self.numbers),
+            draw=plain_windows(self.maker) if config.views == "plain" else windows_on_structures(self.maker, config.foreground_share),
+            device=self.budget.place.gpu,
+        )
         best = BestStep(lambda: (self._dice(method, self.draws.val),), config.num_steps, config.looks)
         self.budget.train(method, batches, learning_rate, batch, best)
         assert best.best is not None

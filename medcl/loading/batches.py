@@ -24,6 +24,10 @@ from medcl.loading.texts import ReportTexts
 AHEAD = 2
 
 
+# (store, row, key, number of views) -> parameters of the views.
+Draw = Callable[[Any, int, tuple[int, int, int], int], Sequence[Any]]
+
+
 class Store(Protocol):
     """What is needed of a VolumeStore."""
 
@@ -37,6 +41,10 @@ class Maker(Protocol):
 
     def draw_row(self, store: Any, row: int, key: tuple[int, int, int], num_views: int) -> Sequence[Any]:
         """Parameters of the views of one row of the store."""
+        ...
+
+    def render_mask(self, store: Any, row: int, parameters: Any) -> np.ndarray | None:
+        """Numbers (x, y, z) of the row's mask under a view, uint8; None where it has none."""
         ...
 
     def match(self, store: Any, row: int, views: Sequence[Any], count: int, key: tuple[int, int, int]) -> np.ndarray:
@@ -97,10 +105,11 @@ class Batches:
 
     num_points: places of the same tissue that `Batch.points` names in each item's views, for methods that use them.
     rows: rows of the store to learn from, all by default. texts: sentences for methods that use them. targets: one entry
-    for each row of the store, handed on as `Batch.target`. workers: threads that make views; their number changes
-    nothing but speed. device: computes the views, whole batches at once, equal within rounding, of what the workers only
-    read; None: the workers make them, by compiled passes. A yielded batch is valid until the next one is asked for: its
-    memory is used again.
+    for each row of the store, handed on as `Batch.target`. masks: instead, the class of each number in the scans' masks,
+    (256,); `Batch.target` is then the mask under the first view, (batch, *space). draw: draws the views instead of the maker.
+    workers: threads that make views; their number changes nothing but speed. device: computes the views, whole batches at
+    once, equal within rounding, of what the workers only read; None: the workers make them, by compiled passes. A yielded
+    batch is valid until the next one is asked for: its memory is used again.
 
     on_unreadable: called with a message when a row cannot be read (a rotten chunk, say) and is skipped: the next row of
     `rows` that can be read takes its place in that step and in all later ones, under its own name (`Batch.item`), and
@@ -120,6 +129,8 @@ class Batches:
         rows: Sequence[int] | np.ndarray | None = None,
         texts: ReportTexts | None = None,
         targets: np.ndarray | None = None,
+        masks: np.ndarray | None = None,
+        draw: Draw | None = None,
         device: torch.device | None = None,
         on_unreadable: Callable[[str], None] | None = None,
     ) -> None:
@@ -128,7 +139,7 @@ class Batches:
             raise UserError(f"training.world_batch: {world_batch} items cannot be shared by {processes} processes; take a multiple")
         self.store, self.maker, self.texts, self.targets = store, maker, texts, targets
         self.num_views, self.seed, self.workers, self.world_batch, self.device = num_views, seed, workers, world_batch, device
-        self.num_points = num_points
+        self.num_points, self.masks, self.draw = num_points, masks, draw or maker.draw_row
         self.rows = np.arange(len(store.index)) if rows is None else np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             raise UserError("no scans to learn from: the list of rows is empty")
@@ -205,9 +216,14 @@ class Batches:
             text=None
             if self.texts is None
             else self.texts.encode([self.texts.draw(row, key) for row, key in zip(rows.tolist(), keys, strict=True)]),
-            target=None if self.targets is None else torch.as_tensor(self.targets[rows]),
+            target=self._target(rows, made),
             points=torch.from_numpy(np.stack([item.points for item in made if item.points is not None])) if self.num_points else None,
         )
+
+    def _target(self, rows: np.ndarray, made: Sequence[Made]) -> Tensor | None:
+        if self.masks is not None:
+            return self._image(torch.from_numpy(np.stack([item.mask for item in made if item.mask is not None])))[:, 0]
+        return None if self.targets is None else torch.as_tensor(self.targets[rows])
 
     def _image(self, tensor: Tensor) -> Tensor:
         """(batch, x, y, z) -> (batch, 1, *space)."""
@@ -245,13 +261,14 @@ class Batches:
 
     def _render(self, row: int, key: tuple[int, int, int], outs: list[np.ndarray]) -> Made:
         try:
-            drawn = self.maker.draw_row(self.store, row, key, self.num_views)
+            drawn = self.draw(self.store, row, key, self.num_views)
             points = self.maker.match(self.store, row, drawn, self.num_points, key) if self.num_points else None
+            mask = None if self.masks is None else self._classes(row, drawn[0])
             if self.device is not None:
-                return Made(row, [self.maker.read(self.store, row, parameters, self.device) for parameters in drawn], points)
+                return Made(row, [self.maker.read(self.store, row, parameters, self.device) for parameters in drawn], points, mask)
             for parameters, out in zip(drawn, outs, strict=True):
                 self.maker.render(self.store, row, parameters, out)
-            return Made(row, [], points)
+            return Made(row, [], points, mask)
         except MedclError as error:
             raise type(error)(f"step {key[1]}, row {row} of the store: {error}") from error
         except MemoryError as error:
@@ -263,6 +280,12 @@ class Batches:
                 f"step {key[1]}: row {row} of the store (volume {self._volume(row)}) gave no view: {type(error).__name__}: {error}; "
                 "run `medcl prepare` again if the store is damaged"
             ) from error
+
+    def _classes(self, row: int, parameters: Any) -> np.ndarray:
+        numbers = self.maker.render_mask(self.store, row, parameters)
+        if numbers is None or self.masks is None:
+            raise DataError("no mask to learn from; leave the row out of rows")
+        return self.masks[numbers]
 
     def _volume(self, row: int) -> str:
         return str(self.store.index["volume_id"].iloc[row])

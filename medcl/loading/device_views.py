@@ -16,12 +16,13 @@ from medcl.foundation.errors import UserError
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of an item. row: of the store. raw: what was read for each view, where a device computes them. points: as
-    `Batch.points` has them, or None."""
+    """What a worker made of an item. row: of the store. raw: what was read for each view, where a device computes them. points, mask:
+    for `Batch.points` and `Batch.target`, where they are wanted."""
 
     row: int
     raw: list[Any]
     points: np.ndarray | None
+    mask: np.ndarray | None
 
 
 class Renderer(Protocol):

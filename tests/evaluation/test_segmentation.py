@@ -14,19 +14,19 @@ from medcl.encoders import ResEncConfig, build_seeded
 from medcl.evaluation.fits import unpack
 from medcl.evaluation.outlines import SIDE, labels_there, middle_slice, upright
 from medcl.evaluation.segmentation import (
-    OutlinedBatches,
     Segmenter,
-    Shown,
     class_table,
     mask_numbers,
     outline,
     segmentation_loss,
+    windows_on_structures,
 )
 from medcl.evaluation.study import StudyConfig, run_study
 from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation.config import validate
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
+from medcl.loading.batches import Batches
 from medcl.reporting.page import write_study_page
 from medcl.store.prepare import prepare_data
 from medcl.store.recipe import load_recipe
@@ -103,8 +103,8 @@ def test_outline_comes_back_to_the_stored_grid(outlined: VolumeStore, size: tupl
 
 
 def test_masks_follow_the_views(outlined: VolumeStore) -> None:
-    batches = OutlinedBatches(outlined, views("mr", (16, 16, 16)), np.array([3, 5]), (2,), batch=2, seed=0, shown=Shown())
-    first, again = (next(iter(batches.iterate(4, 5))) for _ in range(2))
+    settings = {"num_views": 1, "world_batch": 2, "seed": 0, "rows": np.array([3, 5]), "masks": class_table((2,))}
+    first, again = (Batches(outlined, views("mr", (16, 16, 16)), workers=workers, **settings).at(4) for workers in (0, 2))
     assert first.target is not None and again.target is not None
     assert torch.equal(first.target, again.target) and torch.equal(first.views[0], again.views[0])
     assert set(first.target.unique().tolist()) <= {0, 1}, "structure 1 was not asked for, 2 is class 1"
@@ -178,9 +178,10 @@ def test_foreground_is_where_windows_are_laid(outlined: VolumeStore) -> None:
     """Small windows hold more of the structures the more of them are laid there, and none misses them where all are."""
 
     def inside(share: float) -> torch.Tensor:
-        shown = Shown(foreground_share=share)
-        batches = OutlinedBatches(outlined, views("mr", (8, 8, 8)), np.arange(10), (1, 2), batch=5, seed=0, shown=shown)
-        return torch.cat([(batch.target > 0).flatten(1).float().mean(1) for batch in batches.iterate(0, 8) if batch.target is not None])
+        maker = views("mr", (8, 8, 8))
+        settings = {"rows": np.arange(10), "masks": class_table((1, 2)), "draw": windows_on_structures(maker, share)}
+        batches = Batches(outlined, maker, num_views=1, world_batch=5, seed=0, workers=0, **settings)
+        return torch.cat([(batch.target > 0).flatten(1).float().mean(1) for batch in batches.iterate(0, 24) if batch.target is not None])
 
     never, often, always = (inside(share) for share in (0.0, 0.5, 1.0))
     assert never.min() == 0 < always.min()
