@@ -208,6 +208,12 @@ def label_saving(fractions: np.ndarray, curve: list[Estimate], target: Estimate,
     return Saving(None if np.isinf(found) else found, low, high, at_most=bool(found <= fractions[0]))
 
 
+def is_better(one: Estimate, other: Estimate, lower_is_better: bool = False) -> bool:
+    """Whether 97.5% of the replicates have the one better than the other: of the same cases, so that they go together."""
+    low, high = quantiles(one.replicates - other.replicates)
+    return high < 0 if lower_is_better else low > 0
+
+
 def _meets(fractions: np.ndarray, curves: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Smallest fraction at which each curve (fractions, rows) reaches its target (rows,); inf where none does."""
     curves = _isotonic(curves)

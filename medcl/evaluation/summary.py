@@ -201,18 +201,27 @@ def _headline(plan: Plan, found: Mapping[Group, Mapping[str, Estimate]]) -> dict
     low, high = target.interval(*bounds(plan.metric))
     chance = CHANCE.get(plan.metric)
     learned = chance is None or low > chance
+    few = next(((init, mode, fraction) for init, mode, fraction in sorted(estimates) if (init, mode) == target_group[:2]), target_group)
+    lower_is_better = plan.metric in LOWER_IS_BETTER
+    matter = few == target_group or statistics.is_better(target, estimates[few][plan.metric], lower_is_better)
     savings: dict[str, dict[str, Any]] = {}
     for init in plan.inits:
         for mode in plan.modes:
             own = [fraction for fraction in plan.fractions if (init, mode, fraction) in estimates]
             if init != plan.reference and own:
                 curve = [estimates[init, mode, fraction][plan.metric] for fraction in own]
-                saving = statistics.label_saving(np.array(own), curve, target, plan.metric not in LOWER_IS_BETTER)
-                savings.setdefault(init, {})[mode] = _content_of(saving, target_group[2], learned)
+                saving = statistics.label_saving(np.array(own), curve, target, not lower_is_better)
+                savings.setdefault(init, {})[mode] = _content_of(saving, target_group[2], learned and matter)
     reference = {"init": target_group[0], "mode": target_group[1], "fraction": target_group[2]}
     reference |= {"value": round(target.mean, 6), "low": round(low, 6), "high": round(high, 6), "above_chance": learned}
+    reference["labels_matter"] = matter
     shown = {init: by_mode for init, by_mode in savings.items() if init != plan.floor}
-    first = _sentences(reference, shown, target_group[2]) if learned else _beyond_chance(plan, estimates, shown, reference)
+    if not learned:
+        first = _beyond_chance(plan, estimates, shown, reference)
+    elif not matter:
+        first = _whatever_the_labels(plan, estimates, shown, reference, few[2])
+    else:
+        first = _sentences(reference, shown, target_group[2])
     sentences = [*first, *without_labels, *_floor_sentences(plan, estimates, shown)]
     content = {"sentence": sentences[0], "sentences": sentences, "metric": plan.metric, "reference": reference}
     return {**content, "label_saving": savings}
@@ -250,13 +259,13 @@ def _target_group(plan: Plan, estimates: Mapping[Group, Any]) -> Group | None:
     return None
 
 
-def _content_of(saving: Saving, most: float, learned: bool) -> str | dict[str, Any]:
-    """A saving is claimed where 97.5% of the replicates meet a target above chance with fewer labels than it had."""
+def _content_of(saving: Saving, most: float, earned: bool) -> str | dict[str, Any]:
+    """A saving is claimed where 97.5% of the replicates meet, with fewer labels than it had, a target that took labels to reach."""
     if saving.fraction is None:
         return NOT_REACHED
     high: float | str = NOT_REACHED if math.isinf(saving.high) else round(saving.high, 6)
     low: float | str = NOT_REACHED if math.isinf(saving.low) else round(saving.low, 6)
-    claimed = learned and saving.high < most
+    claimed = earned and saving.high < most
     return {"fraction": round(saving.fraction, 6), "low": low, "high": high, "at_most": saving.at_most, "claimed": claimed}
 
 
@@ -300,6 +309,25 @@ def _beyond_chance(
                 found.append(f"{init} has {numbers} with {percent(fraction)} of the labels ({MODE_WORDS[mode]}).")
                 break
     return found
+
+
+def _whatever_the_labels(
+    plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str], reference: Mapping[str, Any], few: float
+) -> list[str]:
+    """Where the reference is no better with all labels than with few, whoever matches it saves none; how far each gets in the same mode."""
+    mode, most = reference["mode"], reference["fraction"]
+    said = {init: _value(plan, estimates, (init, mode, most)) for init in (reference["init"], *inits) if (init, mode, most) in estimates}
+    least = _value(plan, estimates, (reference["init"], mode, few))
+    scratch = f"{_start_words(reference, capital=True)} is no better with {percent(most)} of the labels than with {percent(few)}"
+    metric = "Dice" if plan.metric == "dice" else plan.metric.upper()
+    found = [f"{scratch}: {metric} {said.pop(reference['init'])} and {least}; no saving of labels can be told."]
+    return [*found, *(f"{init} has {value} with {percent(most)} of the labels ({MODE_WORDS[mode]})." for init, value in said.items())]
+
+
+def _value(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], group: Group) -> str:
+    found = estimates[group][plan.metric]
+    low, high = found.interval(*bounds(plan.metric))
+    return f"{found.mean:.3f} [{low:.3f}\u2013{high:.3f}]"
 
 
 def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str]) -> list[str]:

@@ -13,7 +13,7 @@ from medcl.evaluation.delong import compare_aurocs
 from medcl.evaluation.fits import Fit, FitFolder, FitKey
 from medcl.evaluation.scores import Measured, Predictions
 from medcl.evaluation.summary import Summary, percent, summarise, write_summary
-from tests.made_study import FRACTIONS, made_fits, made_plan
+from tests.made_study import FRACTIONS, SKILL, made_fits, made_plan
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def test_headline_claims_the_planted_saving(summary: Summary) -> None:
     assert saving["low"] <= saving["fraction"] <= saving["high"]
     assert headline["sentence"].startswith("moco reaches with")
     assert headline["reference"]["mode"] == "finetune" and headline["reference"]["fraction"] == 1.0
+    assert headline["reference"]["labels_matter"] is True
     assert any(sentence.startswith("simclr may save labels, but not for sure") for sentence in headline["sentences"])
 
 
@@ -73,6 +74,20 @@ def test_a_reference_that_learned_nothing_is_named_and_so_is_who_learned() -> No
     assert not any(
         saving["claimed"] for by_mode in headline["label_saving"].values() for saving in by_mode.values() if isinstance(saving, dict)
     )
+
+
+def test_where_labels_change_nothing_none_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that a few labels bring as far as all of them: who is ahead of it is ahead, but saves no labels by that."""
+    monkeypatch.setitem(SKILL, "random", (1.6, 1.6, 1.6, 1.6))
+    plan = made_plan(modes=("finetune",))
+    headline = summarise(plan, *made_fits(plan)).headline
+    assert headline["reference"]["labels_matter"] is False
+    assert headline["label_saving"]["moco"]["finetune"]["high"] < 1, "it would have been claimed"
+    assert headline["label_saving"]["moco"]["finetune"]["claimed"] is False
+    first, *others = headline["sentences"]
+    assert first.startswith("Training from scratch is no better with 100% of the labels than with 1%: AUROC 0.")
+    assert first.endswith("no saving of labels can be told.")
+    assert [sentence.split(" has ")[0] for sentence in others] == ["moco", "simclr"]
 
 
 def test_delong_stands_where_it_is_valid_and_only_there(summary: Summary) -> None:
