@@ -20,6 +20,6 @@ class ProjectionHead(nn.Module):
         self.hidden = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, out_dim, bias=bias)
 
-    def forward(self, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out_dim"]:
-        """Project; not normalised."""
+    def forward(self, pooled: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out_dim"]:
+        """Project; not normalised. Of scans (batch, dim), or of points of scans (batch, point, dim)."""
         return self.out(self.hidden(pooled).relu())

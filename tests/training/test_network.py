@@ -148,7 +148,8 @@ def test_computing_anew_gives_the_same_gradients_with_less_memory(name: str) -> 
         found.append({key: value.grad for key, value in method.named_parameters() if value.grad is not None})
         kept += total
     assert found[0].keys() == found[1].keys() and all(torch.equal(gradient, found[1][key]) for key, gradient in found[0].items())
-    assert kept[1] < 0.8 * kept[0], kept
+    # A loss on points reads the maps of all stages, which are kept for it.
+    assert kept[1] < (0.9 if method.num_points else 0.8) * kept[0], kept
 
 
 @pytest.fixture
