@@ -28,7 +28,7 @@ from medcl.foundation.files import CARD, SCHEMA_VERSION, read_card, sha256_of_fi
 from medcl.foundation.types import Features, Kind, Units
 from medcl.store.recipe import Recipe
 from medcl.views.batched import ViewMaker
-from medcl.views.policy import Policy, ViewsConfig
+from medcl.views.policy import LocalViewsConfig, Policy, ViewsConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,10 +58,11 @@ class ResolvedViews(Settings):
     overlap: float
     paired: bool
     overrides: dict[str, str]
+    local: LocalViewsConfig | None = None
 
     def maker(self, recipe: Recipe) -> ViewMaker:
         """The view maker of the training. Raises UserError where policy and recipe do not fit together."""
-        content = {"policy": self.policy.name, "size": self.size, "overlap": self.overlap, "allow": self.overrides}
+        content = {"policy": self.policy.name, "size": self.size, "overlap": self.overlap, "allow": self.overrides, "local": self.local}
         return ViewMaker(validate(ViewsConfig, content, "views"), recipe, self.paired, self.policy)
 
 

@@ -41,8 +41,8 @@ class Vox2Vec(Method):
     """A voxel's `h` is what all levels of the encoder say of it, `z = g(h)`; InfoNCE (the paper's eq. 1) over all voxels of the batch.
 
     The paper's levels are those of a feature pyramid that is trained along and kept; here they are the encoder's own `dense` maps, so
-    that the encoder alone is what is learned and exported. Voxels of the same scan are negatives too: that is how an embedding learns
-    where in the body it is. `pooled` is not in the loss: this is for segmentation and detection.
+    that the encoder alone is what is learned and exported. Voxels of the same scan are negatives too, and of other scans of the
+    patient: that is how an embedding learns where in the body it is. `pooled` is not in the loss: this is for segmentation and detection.
     """
 
     def __init__(self, config: Vox2VecConfig, encoder: Encoder) -> None:
@@ -54,7 +54,8 @@ class Vox2Vec(Method):
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
         """z of all points in the first and in the second view, each (batch, point * dim)."""
-        assert batch.points is not None
+        if batch.points is None:
+            raise ValueError("vox2vec needs Batch.points: places of the same tissue in both views")
         pairs = zip(batch.views, batch.points.unbind(1), strict=True)
         return tuple(self.head(levels_at(self.backbone(view).dense, points)).flatten(1) for view, points in pairs)
 

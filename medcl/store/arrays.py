@@ -1,6 +1,6 @@
 """Integers on disk: one chunked blosc2 file per volume, one pool file for many small items.
 
-LZ4 with shuffle: bit-shuffle takes 1.0 to 2.1 times as long to read real scans from, at 0.8 to 1.8 times the size
+LZ4 with shuffle: bit-shuffle takes 1.0 to 2.0 times as long to read real scans from, at 0.8 to 1.8 times the size
 (reports/views/store_filters.md). Blocks of 16 x 16 x 32 inside chunks of 64 x 64 x 160, so that a crop touches little more
 than itself. Never blosc2's DELTA filter: it returns wrong slices of n-d arrays (c-blosc2 issue 701). Every chunk has a
 checksum (CRC-32 of its compressed bytes), verified the first time the chunk is touched after its file was opened: a

@@ -236,7 +236,8 @@ class ViewMaker:
     def _draw_frame(
         self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None, number: int
     ) -> tuple[Frame, dict[str, dict[str, float]]]:
-        keep = self.config.local.keep if self.keep and self.config.local and self.config.is_local(number) else self.keep
+        local = self.config.local_of(number)
+        keep = local.keep if local and self.keep else self.keep
         share = float(rng.uniform(*keep)) if keep else 1.0
         values: dict[str, dict[str, float]] = {"crop": {"share": share} if keep else {}}
         turn, factor = np.eye(3), 1.0

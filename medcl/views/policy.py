@@ -155,13 +155,14 @@ class ViewsConfig(Settings):
             raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above those of size")
         return self
 
-    def is_local(self, view: int) -> bool:
-        """Whether the view of this number is a local one: all beyond the first two, where there are any."""
-        return self.local is not None and view >= 2
+    def local_of(self, view: int) -> LocalViewsConfig | None:
+        """`local` for views beyond the pair, None for the pair itself."""
+        return self.local if view >= 2 else None
 
     def size_of(self, view: int) -> tuple[int, ...]:
         """The grid of the view of this number, as `size` gives it."""
-        return self.local.size if self.local is not None and view >= 2 else self.size
+        local = self.local_of(view)
+        return local.size if local else self.size
 
 
 def built_in_policies() -> list[str]:

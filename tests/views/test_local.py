@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from medcl.api import pretrain
 from medcl.encoders import ResNetConfig, build_seeded
+from medcl.export.backbone import load_backbone
 from medcl.foundation.errors import UserError
 from medcl.loading.batches import Batches
 from medcl.methods import SwAVConfig
@@ -116,3 +119,20 @@ def test_local_views_teach(made_store: Stores) -> None:
 def test_a_study_shows_whole_scans() -> None:
     with pytest.raises(UserError, match=r"'views': local views are for pretraining"):
         load_study(Path("configs/evaluate/hippocampus.yaml"), ["views={policy: mr, size: [32, 32, 32], local: {size: [16, 16, 16]}}"])
+
+
+@pytest.mark.parametrize("name", ["mr", "xray"])
+def test_a_run_with_them_hands_over_a_backbone_that_names_them(name: str, made_store: Stores, tmp_path: Path) -> None:
+    """From settings to a backbone that is loaded back, and makes the same views again."""
+    views, flat = with_local(name), name == "xray"
+    encoder = {"name": "resnet", "depth": 10, "spatial_dims": 2 if flat else 3, "width": 4, "stem_kernel": 3, "stem_stride": 1}
+    settings = {"store": str(made_store(name).folder), "encoder": encoder, "method": {"name": "swav", "num_prototypes": 4}}
+    settings |= {"views": views.model_dump(mode="json"), "training": {"num_steps": 2, "world_batch": 2, "workers": 0}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    run = pretrain(tmp_path / "run.yaml", out=tmp_path / "run")
+    backbone = load_backbone(run.backbone)
+    assert backbone.views.config.local == views.local
+    store = made_store(name)
+    ours = ViewMaker(views, BUILT_IN[name]).draw_row(store, 0, (0, 0, 0), 5)
+    for one, other in zip(ours, backbone.views.draw_row(store, 0, (0, 0, 0), 5), strict=True):
+        assert one.size == other.size and np.array_equal(one.matrix, other.matrix)
