@@ -16,8 +16,9 @@ demo: $(STAMP)
 test: lint
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow and not gpu" $(SHAPES)
 
+# Without the shape checks: torch cannot compile a network that carries them.
 test-slow: $(TEST_STAMP)
-	$(PYTEST) -m "slow" $(SHAPES)
+	$(PYTEST) -m "slow"
 
 test-gpu: $(TEST_STAMP)
 	$(PYTEST) -m "gpu"

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from multiprocessing import forkserver
+
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Start the process that `small_runs.start_processes` forks from: it imports torch once, while tests are being collected."""
+    forkserver.set_forkserver_preload(["tests.training.small_runs"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -139,9 +139,13 @@ def free_port() -> int:
 
 
 def start_processes(count: int, work: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
-    """`work(place, *arguments)` in so many gloo processes; forked, which spares importing torch in each."""
-    fork, port = multiprocessing.get_context("fork"), free_port()
-    processes: list[BaseProcess] = [fork.Process(target=_process, args=(rank, count, port, work, arguments)) for rank in range(count)]
+    """`work(place, *arguments)` in so many gloo processes, forked from the server that `conftest.py` started.
+
+    Not from here: a test process has threads of many libraries by then, and what is forked from it may crash. Shapes are checked only
+    in the test process itself.
+    """
+    server, port = multiprocessing.get_context("forkserver"), free_port()
+    processes: list[BaseProcess] = [server.Process(target=_process, args=(rank, count, port, work, arguments)) for rank in range(count)]
     for process in processes:
         process.start()
     return processes

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
-from medcl.encoders import build_seeded
+from medcl.encoders import Encoder, build_seeded
 from medcl.foundation import distributed
 from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.types import Batch, Features
@@ -235,10 +235,10 @@ def test_a_method_with_weights_of_its_own_is_not_split() -> None:
 # --- compiling
 
 
-class _Small(nn.Module):
+class _Small(Encoder):
     """An encoder that compiles in seconds."""
 
-    dim, spatial_dims = 8, 2
+    dim, channels, spatial_dims, stride, any_size = 8, (8,), 2, 4, True
 
     def __init__(self) -> None:
         super().__init__()
