@@ -106,6 +106,20 @@ def rehearse_pretraining(
     return figures, _expected(figures, free, run.maker.overrides)
 
 
+def preview(
+    path: Path | str, overrides: Overrides = (), *, out: Path | str, seed: int = 0, count: int = 8, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Draw and measure the views that `pretrain` with the same arguments would learn from; see `medcl.views.audit.preview`.
+
+    Raises UserError for settings that `pretrain` would refuse too, DataError where a bound of the policy is breached.
+    """
+    from medcl.views.audit import preview as preview_views
+
+    settings = load_pretrain(path, overrides)
+    run = _Pretraining(settings, VolumeStore(settings.store), Path(out), progress or Silent())
+    return preview_views(run.store, run.maker, out, seed=seed, count=count, progress=progress)
+
+
 def evaluate(
     path: Path | str,
     overrides: Overrides = (),

@@ -164,6 +164,7 @@ def preview(
     strength: Annotated[Strength, typer.Option(help="How far and how often its steps act.")] = "default",
     paired: Annotated[bool, typer.Option("--paired", help="Views are paired with reports: stricter rules.")] = False,
     size: Annotated[str | None, typer.Option(metavar="X,Y[,Z]", help="Voxel grid of a view, such as 96,96,96.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="CONFIG.yaml", help="A pretraining's own views, instead of these four.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many items to draw.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     as_json: Json = False,
@@ -171,13 +172,20 @@ def preview(
 ) -> None:
     """Draw augmented views for a person to look at, and measure what they did to your data."""
     with Conversation("preview", as_json, quiet) as talk:
-        from medcl.views.audit import preview_store
+        drawn = {"seed": seed, "count": count, "progress": talk.progress}
+        if config is None:
+            from medcl.views.audit import preview_store
 
-        chosen = _size(size)
-        settings = {"policy": policy, "strength": strength, "size": chosen, "paired": paired}
-        audit = preview_store(store, out, **settings, seed=seed, count=count, progress=talk.progress)
+            audit = preview_store(store, out, policy=policy, strength=strength, size=_size(size), paired=paired, **drawn)
+        else:
+            from medcl.api import preview as preview_run
+
+            if policy or paired or size or strength != "default":
+                raise UserError("--config: brings its own policy, strength, size and pairing; leave out those options")
+            audit = preview_run(config, {"store": store}, out=out, **drawn)
         lines = [f"the views keep within the bounds of policy {audit['views']['policy']['name']}: {out}/index.html"]
-        talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: medcl pretrain CONFIG.yaml store={store}")
+        follow = f"medcl pretrain {config or 'CONFIG.yaml'} store={store}"
+        talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: {follow}")
 
 
 @app.command(epilog="Example: medcl pretrain configs/pretrain/ct_moco.yaml training.num_steps=1000 --out runs/ct_moco")

@@ -70,7 +70,7 @@ def views_to_make(settings: PretrainConfig, method: Method) -> int:
         raise UserError(
             f"views.local: encoder.name '{settings.encoder.name}' takes views of one size only; take resnet, densenet or segresnet"
         )
-    return method.num_views + local.count
+    return method.num_views + settings.views.num_local
 
 
 def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:

@@ -99,14 +99,16 @@ def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], 
     )
     overrides = "".join(f'<p class="bad">Override in force: {html.escape(text)}</p>' for text in maker.overrides.values())
     size = " x ".join(str(length) for length in maker.config.size)
+    small = maker.config.local
+    local = f", {small.count} local ones of {' x '.join(str(length) for length in small.size)}" if small else ""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Views of policy {html.escape(maker.policy.name)}</title><style>{_STYLE}</style></head><body>
 <h1>What the policy "{html.escape(maker.policy.name)}" does to these scans</h1>
-<p class="faint">Views of {size} {"pixels" if maker.flat else "voxels"}{", beside reports" if maker.paired else ""}; seed {result["seed"]};
-{result["figures"]["pairs"]} pairs measured.</p>
+<p class="faint">Views of {size} {"pixels" if maker.flat else "voxels"}{local}{", beside reports" if maker.paired else ""};
+seed {result["seed"]}; {result["figures"]["pairs"]} pairs measured.</p>
 {verdict}{overrides}
 <div class="columns"><div><h2>Measured</h2>{_table(("", "least", "mean", "most", "allowed"), _figure_rows(maker, result["figures"]))}</div>
 <div><h2>Steps, in their order</h2>{_table(("step", "probability", "settings"), _step_rows(maker))}</div></div>
@@ -130,13 +132,27 @@ def _figure_rows(maker: ViewMaker, figures: dict[str, Any]) -> Iterable[Sequence
         ("volume_change", "physical volume over the policy's", _ratio(bounds.max_volume_change)),
         ("field_share", "share of the field's length", _limit("at least ", bounds.min_field_share)),
     ):
-        spread = figures[key]
-        yield name, f"{spread['min']:.2f}", f"{spread['mean']:.2f}", f"{spread['max']:.2f}", allowed
+        yield _spread_row(name, figures[key], allowed)
     yield "views with sides exchanged", "", f"{figures['swapped_share']:.0%}", "", _limit("at most ", bounds.max_swapped_share, "%")
     yield "views that show next to nothing", "", f"{figures['empty_share']:.0%}", "", _limit("at most ", bounds.max_empty_share, "%")
+    if "local" in figures:
+        small = figures["local"]
+        yield _spread_row("local views: overlap with view 1", small["overlap"], f"at least {maker.config.overlap:g}")
+        yield _spread_row("local views: share of the field's length", small["field_share"], "not judged")
+        yield (
+            "local views that show next to nothing",
+            "",
+            f"{small['empty_share']:.0%}",
+            "",
+            _limit("at most ", bounds.max_empty_share, "%"),
+        )
     survival = figures["mask_survival"]
     shown = "no masks" if survival is None else f"{survival:.0%}"
     yield "marked masks that both views keep", "", shown, "", _limit("at least ", bounds.min_mask_survival, "%")
+
+
+def _spread_row(name: str, spread: dict[str, float], allowed: str) -> Sequence[str]:
+    return name, f"{spread['min']:.2f}", f"{spread['mean']:.2f}", f"{spread['max']:.2f}", allowed
 
 
 def _limit(words: str, bound: float | None, form: str = "") -> str:

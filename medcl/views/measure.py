@@ -55,18 +55,23 @@ def measure(
 ) -> tuple[dict[str, Any], list[Breach]]:
     """Draw pairs of views of `count` items spread over the store, at least 16 pairs in all, and measure what the policy did.
 
-    Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds. Raises nothing by itself.
+    Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds; `local` views, where the config has any, are
+    measured apart, and judged by their overlap with the first view and by how many are empty. Raises nothing by itself.
     """
-    seen = _Measured()
+    seen, local = _Measured(), _Measured()
     rows = spread_rows(len(store), count)
     keys = [(seed, step, row) for step in range(-(-_FEW_PAIRS // len(rows))) for row in rows]
     for key in (progress or Silent()).track(keys, len(keys), "audit"):
         row = key[2]
-        pair = maker.draw_row(store, row, key)
+        views = maker.draw_row(store, row, key, 2 + maker.config.num_local)
+        pair = views[:2]
         seen.overlaps.append(overlap(pair[0].frame, pair[1].frame))
         kept = [_measure_view(store, maker, row, view, seen) for view in pair]
         seen.survived += [min(shares) >= 0.5 for shares in zip(*kept, strict=True)]
-    figures = _figures(seen, len(keys))
+        for view in views[2:]:
+            local.overlaps.append(overlap(pair[0].frame, view.frame))
+            _measure_view(store, maker, row, view, local)
+    figures = _figures(seen, len(keys)) | (_local_figures(local) if local.overlaps else {})
     return figures, list(_judge(maker, seen, figures))
 
 
@@ -157,6 +162,12 @@ def _figures(seen: _Measured, pairs: int) -> dict[str, Any]:
     }
 
 
+def _local_figures(seen: _Measured) -> dict[str, Any]:
+    """Of the views beside the pair; overlap: with the first view."""
+    shares = {"overlap": _spread(seen.overlaps), "field_share": _spread(seen.field_shares)}
+    return {"local": {**shares, "empty_share": float(np.mean(seen.empty))}}
+
+
 def _spread(values: list[float]) -> dict[str, float]:
     return {"min": float(min(values)), "mean": float(np.mean(values)), "max": float(max(values))}
 
@@ -179,8 +190,9 @@ def _drift_figures(views: list[tuple[float, dict[str, float]]]) -> dict[str, Any
 def _judge(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
     bounds = maker.policy.audit
     yield from _judge_geometry(maker, seen, figures)
-    if bounds.max_empty_share is not None and figures["empty_share"] > bounds.max_empty_share:
-        yield Breach("crop", "share of views that show next to nothing", figures["empty_share"], bounds.max_empty_share)
+    for step, kind in (("crop", figures), ("local", figures.get("local"))):
+        if kind and bounds.max_empty_share is not None and kind["empty_share"] > bounds.max_empty_share:
+            yield Breach(step, "share of views that show next to nothing", kind["empty_share"], bounds.max_empty_share)
     survival = figures["mask_survival"]
     if bounds.min_mask_survival is not None and survival is not None and survival < bounds.min_mask_survival:
         yield Breach("crop", "share of marked masks that both views keep", survival, bounds.min_mask_survival)
@@ -195,6 +207,8 @@ def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) 
     least = maker.config.overlap
     if figures["overlap"]["min"] < least - 1e-9:
         yield Breach("crop", "overlap of a pair", figures["overlap"]["min"], least)
+    if "local" in figures and figures["local"]["overlap"]["min"] < least - 1e-9:
+        yield Breach("local", "overlap with the first view", figures["local"]["overlap"]["min"], least)
     change = max(max(seen.volume_changes), 1 / min(seen.volume_changes))
     if bounds.max_volume_change is not None and change > bounds.max_volume_change:
         yield Breach("crop" if maker.keep else "scale", "physical volume of a view over the policy's", change, bounds.max_volume_change)

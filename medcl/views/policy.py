@@ -155,6 +155,11 @@ class ViewsConfig(Settings):
             raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above those of size")
         return self
 
+    @property
+    def num_local(self) -> int:
+        """Of local views beside the pair; 0 where there are none."""
+        return self.local.count if self.local else 0
+
     def local_of(self, view: int) -> LocalViewsConfig | None:
         """`local` for views beyond the pair, None for the pair itself."""
         return self.local if view >= 2 else None

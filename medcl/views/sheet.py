@@ -1,7 +1,8 @@
-"""The contact sheet: the original with its two crops drawn in, both views, and what intensity steps changed."""
+"""The contact sheet: the original with its crops drawn in, both views, what intensity steps changed, and local views."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,8 @@ from medcl.views.crops import Frame
 
 _INK, _PAPER, _FAINT = (28, 32, 38), (255, 255, 255), (110, 118, 128)
 _COLOURS = ((0, 114, 178), (213, 94, 0))  # of view 1 and view 2; told apart by the colour-blind too
-_TITLES = ("original", "view 1", "view 2", "view 1: change of values")
+_LOCAL_COLOUR = (148, 156, 166)
+_VIEWS, _CHANGE, _LOCAL = ("view 1", "view 2"), "view 1: change of values", "local views"
 _GAP, _TEXT_HEIGHT, _LINE = 8, 46, 14
 
 
@@ -50,8 +52,9 @@ def contact_sheet(store: VolumeStore, maker: ViewMaker, rows: Sequence[int], see
 
     planes = _PICTURE if maker.flat else _PLANES
     side = 236 if maker.flat else 112
-    # A policy that leaves values alone has no change of values to show.
-    titles = _TITLES if any(step.stage == "intensity" for step in maker.policy.steps) else _TITLES[:3]
+    titles = ["original", *_VIEWS]
+    titles += [_CHANGE] if any(step.stage == "intensity" for step in maker.policy.steps) else []
+    titles += [_LOCAL] if maker.config.local else []
     group = len(planes) * side + (len(planes) - 1) * 2
     width, band = len(titles) * (group + _GAP) + _GAP, side + _TEXT_HEIGHT
     sheet = Image.new("RGB", (width, 30 + len(rows) * (band + _GAP)), _PAPER)
@@ -60,29 +63,43 @@ def contact_sheet(store: VolumeStore, maker: ViewMaker, rows: Sequence[int], see
         _write(pen, (_GAP + column * (group + _GAP), 8), title, group, _INK, most_lines=1)
     for place, row in enumerate(rows):
         top = 30 + place * (band + _GAP)
-        pair = maker.draw_row(store, row, (seed, 0, row))
-        for column, panels in enumerate(_panels(store, maker, row, pair, planes, side)[: len(titles)]):
-            for number, panel in enumerate(panels):
+        drawn = maker.draw_row(store, row, (seed, 0, row), 2 + maker.config.num_local)
+        panels = _panels(store, maker, row, drawn, planes, side)
+        for column, title in enumerate(titles):
+            for number, panel in enumerate(panels[title]):
                 sheet.paste(panel, (_GAP + column * (group + _GAP) + number * (side + 2), top))
-        notes = (_describe_item(store, row), _describe(pair[0]), _describe(pair[1]))
+        notes = (_describe_item(store, row), _describe(drawn[0]), _describe(drawn[1]))
         for column, (note, colour) in enumerate(zip(notes, (_FAINT, *_COLOURS), strict=True)):
             _write(pen, (_GAP + column * (group + _GAP), top + side + 2), note, group, colour)
     return sheet
 
 
 def _panels(
-    store: VolumeStore, maker: ViewMaker, row: int, pair: Sequence[ViewParameters], planes: Sequence[_Plane], side: int
-) -> list[list[Any]]:
-    """For each of the four groups, one picture per plane."""
+    store: VolumeStore, maker: ViewMaker, row: int, drawn: Sequence[ViewParameters], planes: Sequence[_Plane], side: int
+) -> dict[str, list[Any]]:
+    """For each title, one picture per plane. drawn: the pair, and the local views after it."""
     low, high = _shown_range(maker)
-    views = [maker.render(store, row, view) for view in pair]
-    plain = maker.render(store, row, replace(pair[0], values={}))
-    centre = (pair[0].frame.centre + pair[1].frame.centre) / 2
-    groups = [[_original(store, maker, row, pair, plane, centre, side) for plane in planes]]
-    groups += [[_slice(view, plane, low, high, side, colour) for plane in planes] for view, colour in zip(views, _COLOURS, strict=True)]
+    views = [maker.render(store, row, view) for view in drawn]
+    plain = maker.render(store, row, replace(drawn[0], values={}))
     quarter = (high - low) / 4
-    groups.append([_slice(views[0] - plain, plane, -quarter, quarter, side, None) for plane in planes])
+    groups = {"original": [_original(store, maker, row, drawn, plane, side) for plane in planes]}
+    for title, view, colour in zip(_VIEWS, views, _COLOURS, strict=False):
+        groups[title] = [_slice(view, plane, low, high, side, colour) for plane in planes]
+    groups[_CHANGE] = [_slice(views[0] - plain, plane, -quarter, quarter, side, None) for plane in planes]
+    groups[_LOCAL] = [_mosaic(views[2:], plane, low, high, side) for plane in planes]
     return groups
+
+
+def _mosaic(views: Sequence[np.ndarray], plane: _Plane, low: float, high: float, side: int) -> Any:
+    """The middle slices of several views side by side in one square panel."""
+    from PIL import Image
+
+    panel = Image.new("RGB", (side, side), _PAPER)
+    across = max(1, math.ceil(math.sqrt(len(views))))
+    small = side // across
+    for number, view in enumerate(views):
+        panel.paste(_slice(view, plane, low, high, small, _LOCAL_COLOUR), (number % across * small, number // across * small))
+    return panel
 
 
 def _shown_range(maker: ViewMaker) -> tuple[float, float]:
@@ -91,14 +108,12 @@ def _shown_range(maker: ViewMaker) -> tuple[float, float]:
     return (max(low, -3.0), min(high, 3.0))
 
 
-def _original(
-    store: VolumeStore, maker: ViewMaker, row: int, pair: Sequence[ViewParameters], plane: _Plane, centre: np.ndarray, side: int
-) -> Any:
+def _original(store: VolumeStore, maker: ViewMaker, row: int, drawn: Sequence[ViewParameters], plane: _Plane, side: int) -> Any:
     from PIL import ImageDraw
 
     whole = full_frame(store.shape(row), store.affine(row), side, maker.flat)
     slab = whole.centre.copy()
-    slab[plane.through] = centre[plane.through]
+    slab[plane.through] = (drawn[0].frame.centre[plane.through] + drawn[1].frame.centre[plane.through]) / 2
     size = [side, side, side]
     extent = whole.extent.copy()
     size[plane.through] = 1
@@ -109,7 +124,9 @@ def _original(
     low, high = _shown_range(maker)
     panel = _slice(image, plane, low, high, side, None)
     pen = ImageDraw.Draw(panel)
-    for view, colour in zip(pair, _COLOURS, strict=True):
+    for view in drawn[2:]:
+        pen.polygon(_outline(view.frame, frame, plane, side), outline=_LOCAL_COLOUR)
+    for view, colour in zip(drawn, _COLOURS, strict=False):
         pen.polygon(_outline(view.frame, frame, plane, side), outline=colour, width=2)
     return panel
 
@@ -145,8 +162,9 @@ def _slice(view: np.ndarray, plane: _Plane, low: float, high: float, side: int, 
     pen = ImageDraw.Draw(panel)
     if frame:
         pen.rectangle((0, 0, side - 1, side - 1), outline=frame, width=2)
-    pen.text((4, side // 2 - 6), plane.letters[0], fill=(235, 235, 120), font=_font(11))
-    pen.text((side - 11, side // 2 - 6), plane.letters[1], fill=(235, 235, 120), font=_font(11))
+    if side > 80:
+        pen.text((4, side // 2 - 6), plane.letters[0], fill=(235, 235, 120), font=_font(11))
+        pen.text((side - 11, side // 2 - 6), plane.letters[1], fill=(235, 235, 120), font=_font(11))
     return panel
 
 

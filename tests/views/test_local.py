@@ -11,14 +11,16 @@ import torch
 import yaml
 
 from medcl.api import pretrain
+from medcl.api import preview as preview_run
 from medcl.encoders import ResNetConfig, build_seeded
 from medcl.export.backbone import load_backbone
-from medcl.foundation.errors import UserError
+from medcl.foundation.errors import DataError, UserError
 from medcl.loading.batches import Batches
 from medcl.methods import SwAVConfig
 from medcl.run_config import load_pretrain, load_study, views_to_make
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
+from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
 from medcl.views.crops import overlap
 from medcl.views.policy import ViewsConfig
@@ -121,14 +123,59 @@ def test_a_study_shows_whole_scans() -> None:
         load_study(Path("configs/evaluate/hippocampus.yaml"), ["views={policy: mr, size: [32, 32, 32], local: {size: [16, 16, 16]}}"])
 
 
+def _picture_size(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.size
+
+
+@pytest.mark.parametrize("name", ["mr", "xray"])
+def test_a_preview_shows_and_measures_them(name: str, made_store: Stores, tmp_path: Path) -> None:
+    maker = ViewMaker(with_local(name), BUILT_IN[name])
+    plain = ViewMaker(with_local(name).model_copy(update={"local": None}), BUILT_IN[name])
+    found = preview(made_store(name), maker, tmp_path / "local", count=2)["figures"]
+    pair = preview(made_store(name), plain, tmp_path / "pair", count=2)["figures"]
+    local = found.pop("local")
+    assert found == pair, "what is said of the pair does not change"
+    assert local["overlap"]["min"] >= 0.6 and local["field_share"]["mean"] < 0.75 * found["field_share"]["mean"]
+    assert local["empty_share"] == 0
+    page = (tmp_path / "local" / "index.html").read_text()
+    assert "3 local ones of " in page and "local views: overlap with view 1" in page
+    assert "local" not in (tmp_path / "pair" / "index.html").read_text()
+    (wide, high), (narrow, same) = (_picture_size(tmp_path / folder / "contact_sheet.png") for folder in ("local", "pair"))
+    assert high == same and wide > narrow
+
+
+def test_local_views_of_nothing_are_seen(made_store: Stores, tmp_path: Path) -> None:
+    (tmp_path / "ct.yaml").write_text("name: mine\nmodality: ct\nsteps: [{name: crop}]\naudit: {max_empty_share: 0.0}\n")
+    views = ViewsConfig(policy=str(tmp_path / "ct.yaml"), size=(80, 80, 64), local={"count": 8, "size": (8, 8, 8)})
+    with pytest.raises(DataError, match="local: share of views that show next to nothing"):
+        preview(made_store("ct"), ViewMaker(views, BUILT_IN["ct"]), tmp_path / "out", count=1)
+
+
+def _run(name: str, store: VolumeStore, path: Path) -> ViewsConfig:
+    views, flat = with_local(name), name == "xray"
+    encoder = {"name": "resnet", "depth": 10, "spatial_dims": 2 if flat else 3, "width": 4, "stem_kernel": 3, "stem_stride": 1}
+    settings = {"store": str(store.folder), "encoder": encoder, "method": {"name": "swav", "num_prototypes": 4}}
+    settings |= {"views": views.model_dump(mode="json"), "training": {"num_steps": 2, "world_batch": 2, "workers": 0}}
+    path.write_text(yaml.safe_dump(settings))
+    return views
+
+
+def test_a_run_can_be_previewed(made_store: Stores, tmp_path: Path) -> None:
+    """What its YAML says: views, overrides and local ones; and what the run would refuse is refused."""
+    _run("xray", made_store("xray"), tmp_path / "run.yaml")
+    audit = preview_run(tmp_path / "run.yaml", out=tmp_path / "preview", count=1)
+    assert audit["views"]["local"]["count"] == 3 and "multi-crop, as a test" in audit["views"]["overrides"]["crop"]
+    with pytest.raises(UserError, match=r"method\.name 'moco' does not compare local views"):
+        preview_run(tmp_path / "run.yaml", {"method": {"name": "moco"}}, out=tmp_path / "refused", count=1)
+
+
 @pytest.mark.parametrize("name", ["mr", "xray"])
 def test_a_run_with_them_hands_over_a_backbone_that_names_them(name: str, made_store: Stores, tmp_path: Path) -> None:
     """From settings to a backbone that is loaded back, and makes the same views again."""
-    views, flat = with_local(name), name == "xray"
-    encoder = {"name": "resnet", "depth": 10, "spatial_dims": 2 if flat else 3, "width": 4, "stem_kernel": 3, "stem_stride": 1}
-    settings = {"store": str(made_store(name).folder), "encoder": encoder, "method": {"name": "swav", "num_prototypes": 4}}
-    settings |= {"views": views.model_dump(mode="json"), "training": {"num_steps": 2, "world_batch": 2, "workers": 0}}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    views = _run(name, made_store(name), tmp_path / "run.yaml")
     run = pretrain(tmp_path / "run.yaml", out=tmp_path / "run")
     backbone = load_backbone(run.backbone)
     assert backbone.views.config.local == views.local
