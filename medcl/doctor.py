@@ -47,7 +47,15 @@ class Examination:
 
 def examine(folder: Path = Path()) -> Examination:
     """Look at Python, packages, codecs, devices, memory and disk. `folder`: where data would be written."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _packages, _extras, _devices, _numba_cache, lambda: _room(folder))
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _extras,
+        _devices,
+        _numba_cache,
+        _store_reads,
+        lambda: _room(folder),
+    )
     findings = [finding for check in checks for finding in check()]
     broken = [finding for finding in findings if finding.status == "broken"]
     missing = [finding for finding in findings if finding.status == "missing" and finding.way_out]
@@ -116,6 +124,18 @@ def _numba_cache() -> Iterator[Finding]:
     kept = any(os.access(place, os.W_OK) for place in places)
     way_out = "" if kept else "set NUMBA_CACHE_DIR to a folder that can be written"
     yield Finding("kernels", "ok" if kept else "missing", "compiled once and kept" if kept else "nowhere to keep compiled kernels", way_out)
+
+
+def _store_reads() -> Iterator[Finding]:
+    """Without libblosc2 the threads of a loader wait for one another while they decode."""
+    if _version("blosc2") is None:
+        return
+    from medcl.store.frames import library
+
+    if library() is None:
+        yield Finding("store reads", "missing", "blosc2's library is not there: one thread at a time", "pip install --upgrade blosc2")
+    else:
+        yield Finding("store reads", "ok", "several threads at a time")
 
 
 def _room(folder: Path) -> Iterator[Finding]:

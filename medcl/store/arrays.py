@@ -23,6 +23,7 @@ import numpy as np
 
 from medcl.foundation.errors import DataError
 from medcl.foundation.files import write_whole
+from medcl.store.frames import Frame
 
 # blosc2's annotations are narrower than what it takes and gives.
 _blosc2: Any = blosc2
@@ -109,8 +110,8 @@ class ArrayReader:
                 if len(checksums):
                     for number in _touched(opened.data, box):
                         if number not in opened.verified:
-                            self._verify(name, opened, number, opened.data.schunk.get_chunk(number), checksums[number])
-                return opened.data[tuple(slice(*limits) for limits in box)]
+                            self._verify(name, opened, number, opened.data.chunk(number), checksums[number])
+                return opened.data.read(box)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(name, str(error)) from None
 
@@ -129,7 +130,7 @@ class ArrayReader:
             raise self._damaged(name, str(error)) from None
         return array[tuple(slice(*limits) for limits in box)]
 
-    def _verify(self, name: str, opened: _Open, number: int, packed: bytes, checksum: int) -> None:
+    def _verify(self, name: str, opened: _Open, number: int, packed: bytes | memoryview, checksum: int) -> None:
         if zlib.crc32(packed) != checksum:
             raise self._damaged(name, f"part {number} is not what was written: the checksum differs")
         opened.verified.add(number)
@@ -150,12 +151,12 @@ class ArrayReader:
         try:
             if name.endswith(".pool"):
                 return np.memmap(path, dtype=np.uint8, mode="r")
-            return _blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+            return Frame(path)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{path}: cannot be opened ({error}); remove the store and prepare it again") from None
 
 
-def _touched(data: Any, box: Box) -> Iterable[int]:
+def _touched(data: Frame, box: Box) -> Iterable[int]:
     """Numbers of the chunks that a box needs."""
     grid = [-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True)]
     spans = [range(start // chunk, (stop - 1) // chunk + 1) for (start, stop), chunk in zip(box, data.chunks, strict=True)]

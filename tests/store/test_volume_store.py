@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,17 +16,29 @@ import pytest
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
-from medcl.store import arrays
+from medcl.store import arrays, frames
 from medcl.store.prepare import prepare_data
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
 from tests.store.made_data import MadeData
 
+LIBRARY = frames.library
 MR = BUILT_IN["mr"].model_copy(update={"spacing_mm": None})
 
 
+@pytest.fixture(scope="module", params=["library", "python"], autouse=True)
+def decoder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything here holds with blosc2's C library, and where only its Python calls are there."""
+    if request.param == "library" and frames.library() is None:
+        pytest.skip("this blosc2 brings no library")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setattr(frames, "library", lambda: None)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(decoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One volume of its own file, two pooled ones."""
     rng = np.random.default_rng(0)
     shapes = ((90, 80, 170), (20, 21, 22), (23, 20, 9))
@@ -38,6 +52,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "store"
     prepare_data(data, "hash", out, MR, jobs=1, progress=Silent())
     return out
+
+
+def test_this_machine_decodes_in_many_threads() -> None:
+    """Linux wheels of the pinned blosc2 bring the library: without it a loader's threads would wait for one another."""
+    assert sys.platform != "linux" or LIBRARY() is not None
+
+
+def test_a_chunk_is_what_lies_in_the_file(folder: Path) -> None:
+    path = folder / VolumeStore(folder).index["file"].iat[0]
+    frame = frames.Frame(path)
+    whole = path.read_bytes()
+    assert frame.shape == (90, 80, 170) and frame.chunks == (64, 64, 160)
+    assert all(bytes(frame.chunk(number)) in whole for number in range(8))
+
+
+def test_what_is_no_file_of_blosc2s_is_an_error(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / VolumeStore(folder).index["file"].iat[0]).read_bytes()
+    for name, content in (("empty", b""), ("text", b"no array " * 40), ("cut", whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}: (cannot be opened|damaged)"):
+            arrays.ArrayReader(tmp_path).read(name, ((80, 90), (70, 80), (150, 170)))
 
 
 def random_box(rng: np.random.Generator, shape: tuple[int, ...]) -> arrays.Box:
