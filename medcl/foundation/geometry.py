@@ -5,6 +5,8 @@ Affines are 4x4, voxel index -> RAS+ mm: world x grows to the right of the patie
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -18,8 +20,9 @@ def ras_from_lps(affine_lps: np.ndarray) -> np.ndarray:
 
 def spacing_mm(affine: np.ndarray) -> tuple[float, float, float]:
     """Distance between neighbouring voxels along each array axis."""
-    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(x), float(y), float(z)
+    # In plain numbers: this is asked for every view, and numpy takes ten times as long over nine of them.
+    (ax, bx, cx), (ay, by, cy), (az, bz, cz) = affine[:3, :3].tolist()
+    return math.sqrt(ax * ax + ay * ay + az * az), math.sqrt(bx * bx + by * by + bz * bz), math.sqrt(cx * cx + cy * cy + cz * cz)
 
 
 def orientation(affine: np.ndarray) -> str:

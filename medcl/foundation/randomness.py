@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,11 +15,15 @@ def generator(seed: int, purpose: str, step: int = 0, item: int = 0, view: int =
     overlap, and a stream depends on nothing but its arguments. Philox: Salmon et al. 2011, "Parallel random
     numbers: as easy as 1, 2, 3".
     """
-    word = int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
     mask = (1 << 64) - 1
     counter = np.array([0, view & mask, item & mask, step & mask], dtype=np.uint64)
-    key = np.array([seed & mask, word], dtype=np.uint64)
+    key = np.array([seed & mask, _word(purpose)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+@lru_cache(maxsize=256)
+def _word(purpose: str) -> int:
+    return int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little")
 
 
 def seed_torch(seed: int, step: int, rank: int) -> None:

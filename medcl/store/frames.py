@@ -2,15 +2,16 @@
 
 blosc2's own Python calls hold the interpreter's lock while they decode, so that the threads of a loader would wait for one another. The
 functions below them, in the C library that blosc2's wheels bring, are called here through ctypes, which lets go of the lock
-(c-blosc2's b2nd.h and blosc2.h: public, documented functions and one field, the first of `b2nd_array_t`).
-Where the library is not found, blosc2's Python calls give the same arrays.
+(c-blosc2's b2nd.h: public, documented functions). Where the library is not found, blosc2's Python calls give the same arrays.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_bool, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,6 @@ def library() -> ctypes.CDLL | None:
         loaded.b2nd_from_cframe.argtypes = [c_void_p, c_int64, c_bool, POINTER(c_void_p)]
         loaded.b2nd_get_slice_cbuffer.argtypes = [c_void_p, POINTER(c_int64), POINTER(c_int64), c_void_p, POINTER(c_int64), c_int64]
         loaded.b2nd_free.argtypes = [c_void_p]
-        loaded.blosc2_schunk_get_chunk.argtypes = [c_void_p, c_int64, POINTER(c_void_p), POINTER(c_bool)]
         loaded.blosc2_init()
     except (AttributeError, OSError):
         return None
@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class Frame:
-    """One file's array, read-only: its `shape`, its `chunks`, slices of it. One thread at a time may use it.
+    """One file's array, read-only: its `shape`, its `chunks`, slices of it. Thread safe.
 
     Raises RuntimeError or ValueError, as blosc2 does, for what is no whole file of blosc2's.
     """
@@ -56,37 +56,50 @@ class Frame:
         self._array = _blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
         self.shape: tuple[int, ...] = self._array.shape
         self.chunks: tuple[int, ...] = self._array.chunks
-        self._dtype, self._library, self._handle = self._array.dtype, library(), c_void_p()
+        self._dtype, self._library, self._lock = self._array.dtype, library(), threading.Lock()
+        # The library decodes with a state of its own for each thread that reads at a time; all of them share the mapped file.
+        self._idle: list[c_void_p] = []
         if self._library is not None:
             self._bytes = np.memmap(path, np.uint8, "r")
-            _check(self._library.b2nd_from_cframe(self._bytes.ctypes.data, self._bytes.size, False, byref(self._handle)))
+            self._idle.append(self._open())
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.b2nd_free(self._handle)  # type: ignore[union-attr]
+        for handle in getattr(self, "_idle", ()):
+            self._library.b2nd_free(handle)  # type: ignore[union-attr]
 
     def read(self, box: Sequence[tuple[int, int]]) -> np.ndarray:
         """The part inside the box, which must lie inside the shape."""
         if self._library is None:
-            return self._array[tuple(slice(*limits) for limits in box)]
+            with self._lock:
+                return self._array[tuple(slice(*limits) for limits in box)]
         start, stop = zip(*box, strict=True)
         out = np.empty([last - first for first, last in box], self._dtype)
-        edges = (c_int64 * len(box) for _ in range(3))
-        start, stop, lengths = (kind(*numbers) for kind, numbers in zip(edges, (start, stop, out.shape), strict=True))
-        _check(self._library.b2nd_get_slice_cbuffer(self._handle, start, stop, out.ctypes.data, lengths, out.nbytes))
+        start, stop, lengths = ((c_int64 * len(box))(*numbers) for numbers in (start, stop, out.shape))
+        with self._handle() as handle:
+            _check(self._library.b2nd_get_slice_cbuffer(handle, start, stop, out.ctypes.data, lengths, out.nbytes))
         return out
 
-    def chunk(self, number: int) -> memoryview | bytes:
+    def chunk(self, number: int) -> bytes:
         """A chunk as it lies in the file, compressed."""
-        if self._library is None:
+        with self._lock:
             return self._array.schunk.get_chunk(number)
-        at, must_be_freed = c_void_p(), c_bool()
-        super_chunk = c_void_p.from_address(self._handle.value or 0)
-        size = self._library.blosc2_schunk_get_chunk(super_chunk, number, byref(at), byref(must_be_freed))
-        _check(size)
-        # Points into the mapped file: nothing was copied, and nothing is to be freed.
-        assert not must_be_freed and at.value is not None
-        return memoryview((ctypes.c_char * size).from_address(at.value))
+
+    @contextmanager
+    def _handle(self) -> Iterator[c_void_p]:
+        """A handle that no other thread uses meanwhile. Taking one off a list and putting it back is safe in any thread."""
+        try:
+            handle = self._idle.pop()
+        except IndexError:
+            handle = self._open()
+        try:
+            yield handle
+        finally:
+            self._idle.append(handle)
+
+    def _open(self) -> c_void_p:
+        handle = c_void_p()
+        _check(self._library.b2nd_from_cframe(self._bytes.ctypes.data, self._bytes.size, False, byref(handle)))  # type: ignore[union-attr]
+        return handle
 
 
 def _check(code: int) -> None:

@@ -377,9 +377,10 @@ def _shape(array: np.ndarray) -> Size:
 def _parameters(frame: Frame, size: Size, affine: np.ndarray, values: dict[str, dict[str, float]]) -> ViewParameters:
     """The matrix of a crop: view voxel -> mm from the crop's centre -> the array's mm -> stored voxel."""
     spacing = np.array(geometry.spacing_mm(affine))
-    matrix = np.empty((3, 4))
+    whole = np.zeros((4, 4))
+    whole[3, 3] = 1
+    matrix = whole[:3]
     matrix[:, :3] = frame.turn * (frame.extent / size)
     matrix[:, 3] = frame.centre - matrix[:, :3] @ ((np.array(size) - 1) / 2)
     matrix /= spacing[:, None]
-    world = affine @ np.vstack([matrix, [0, 0, 0, 1]])
-    return ViewParameters(matrix, size, world, frame, values)
+    return ViewParameters(matrix, size, affine @ whole, frame, values)

@@ -16,6 +16,8 @@ from medcl.views.step import Step
 
 # A pair's overlap is counted on this many points along each axis of the smaller crop.
 _POINTS = 12
+# Towards the first one, the second crop of a pair is moved in so many steps.
+_STEPS = 16
 
 
 class Crop(Step):
@@ -59,12 +61,6 @@ class Frame:
     extent: np.ndarray
     turn: np.ndarray
 
-    @property
-    def volume(self) -> float:
-        """mm^3 (pictures: mm^2 times the one slice's thickness)."""
-        x, y, z = self.extent.tolist()
-        return x * y * z
-
 
 def draw_centre(
     extent: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None = None
@@ -89,19 +85,38 @@ def _between(low: np.ndarray, high: np.ndarray, extent: np.ndarray, rng: np.rand
 
 def overlap(one: Frame, other: Frame) -> float:
     """Volume that two crops share over that of the smaller one, counted on 12 points along each axis."""
-    small, large = (one, other) if one.volume <= other.volume else (other, one)
-    to_large = large.turn.T @ small.turn
-    shift = large.turn.T @ (small.centre - large.centre)
-    return _share_inside(small.extent, to_large, shift, large.extent)
+    return float(_overlap(one.centre, one.extent, one.turn, other.centre, other.extent, other.turn))
 
 
 def pull_together(first: Frame, second: Frame, least: float) -> Frame:
     """Move the second crop towards the first until they overlap by `least`; turn it alike where that is not enough."""
-    for part in np.linspace(1.0, 0.0, 17):
-        moved = Frame(first.centre + part * (second.centre - first.centre), second.extent, second.turn)
-        if overlap(first, moved) >= least:
-            return moved
-    return Frame(first.centre, second.extent, first.turn)
+    steps = _steps_apart(first.centre, first.extent, first.turn, second.centre, second.extent, second.turn, least)
+    if steps < 0:
+        return Frame(first.centre, second.extent, first.turn)
+    return Frame(first.centre + steps / _STEPS * (second.centre - first.centre), second.extent, second.turn)
+
+
+@njit(nogil=True, cache=True)
+def _steps_apart(centre, extent, turn, centre_2, extent_2, turn_2, least):
+    """Of 16 steps from the first crop to where the second one was drawn, the most that leave them overlapping; -1 where none does."""
+    for steps in range(_STEPS, -1, -1):
+        moved = centre + steps / _STEPS * (centre_2 - centre)
+        if _overlap(centre, extent, turn, moved, extent_2, turn_2) >= least:
+            return steps
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _overlap(centre, extent, turn, centre_2, extent_2, turn_2):
+    if extent[0] * extent[1] * extent[2] > extent_2[0] * extent_2[1] * extent_2[2]:
+        centre, extent, turn, centre_2, extent_2, turn_2 = centre_2, extent_2, turn_2, centre, extent, turn
+    to_large, shift = np.zeros((3, 3)), np.zeros(3)
+    for i in range(3):
+        for j in range(3):
+            shift[i] += turn_2[j, i] * (centre[j] - centre_2[j])
+            for k in range(3):
+                to_large[i, k] += turn_2[j, i] * turn[j, k]
+    return _share_inside(extent, to_large, shift, extent_2)
 
 
 @njit(nogil=True, cache=True)

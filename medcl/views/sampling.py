@@ -10,11 +10,12 @@ import numpy as np
 from numba import njit
 
 from medcl.store.arrays import Box
+from medcl.views.aligned import is_aligned, sample_aligned
 
 # Coordinates are single precision inside the loops; the box is this much wider so that rounding stays inside it.
 _MARGIN = 0.01
 # No bend: no control points.
-_STRAIGHT = np.zeros((0, 0, 0, 3))
+_STRAIGHT, _NOWHERE = np.zeros((0, 0, 0, 3)), np.zeros(3)
 
 Reader = Callable[[Box], np.ndarray]
 
@@ -60,13 +61,12 @@ def read_region(
     bend: np.ndarray | None = None,
 ) -> Region:
     """What a view of (x, y, z) `size` needs; see `sample`."""
-    x, y, z = (max(1, int(ratio + 0.5)) for ratio in np.linalg.norm(matrix[:, :3], axis=1))
-    factors = np.array([x, y, z])
-    local = _on_pooled_grid(matrix, factors)
+    local, factors = _on_pooled_grid(matrix)
     bend = _STRAIGHT if bend is None else bend / factors
     low, high = bounding_box(local, size, bend)
     local[:, 3] -= low
     array = _read_padded(read, shape, low * factors, high * factors, (background - intercept) / slope)
+    x, y, z = factors.tolist()
     return Region(array, (x, y, z), local, bend, (slope, intercept))
 
 
@@ -93,8 +93,8 @@ def sample(
     if max(region.factors) > 1:
         array = _pooled(array, *region.factors)
     scaling = np.float32(slope), np.float32(intercept)
-    if array.shape[2] > 1 and not bend.size and _is_diagonal(local[:, :3]):
-        _sample_aligned(array, local, *scaling, out)
+    if array.shape[2] > 1 and not bend.size and is_aligned(local):
+        sample_aligned(array, local, *scaling, out)
     elif array.shape[2] > 1:
         _sample_volume(array, local, bend, scaling, out)
     elif bend.size:
@@ -105,11 +105,6 @@ def sample(
         _sample_volume(planes, turned, bend.transpose(2, 0, 1, 3)[..., order], scaling, out.reshape(1, *out.shape[:2]))
     else:
         _sample_plane(array[:, :, 0], local, *scaling, out)
-
-
-def _is_diagonal(matrix: np.ndarray) -> bool:
-    """Whether the view's axes are the array's, mirrored or not."""
-    return np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal())
 
 
 def _sample_volume(region: np.ndarray, matrix: np.ndarray, bend: np.ndarray, scaling: tuple[np.float32, np.float32], out: np.ndarray):
@@ -158,79 +153,54 @@ def bounding_box(matrix: np.ndarray, size: tuple[int, ...], bend: np.ndarray | N
 
     The third axis of a view that is one voxel thick and lies in one stored plane (a picture) takes that plane only.
     """
-    far = matrix[:, :3] * (np.array(size) - 1)
-    reach = np.abs(bend).max((0, 1, 2)) if bend is not None and bend.size else 0.0
-    start = matrix[:, 3] + np.minimum(far, 0).sum(1) - reach
-    stop = matrix[:, 3] + np.maximum(far, 0).sum(1) + reach
-    low = np.floor(start - _MARGIN).astype(np.int64)
-    high = np.floor(stop + _MARGIN).astype(np.int64) + 2
-    if size[2] == 1 and start[2] == stop[2] == np.round(start[2]):
-        low[2] = int(start[2])
-        high[2] = low[2] + 1
+    reach = np.abs(bend).max((0, 1, 2)) if bend is not None and bend.size else _NOWHERE
+    return _touched(matrix, size, reach)
+
+
+@njit(nogil=True, cache=True)
+def _touched(matrix, size, reach):
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    for axis in range(3):
+        start = stop = matrix[axis, 3]
+        for along in range(3):
+            far = matrix[axis, along] * (size[along] - 1)
+            start, stop = start + min(far, 0.0), stop + max(far, 0.0)
+        start, stop = start - reach[axis], stop + reach[axis]
+        low[axis], high[axis] = np.int64(np.floor(start - _MARGIN)), np.int64(np.floor(stop + _MARGIN)) + 2
+        if axis == 2 and size[2] == 1 and start == stop and start == np.round(start):
+            low[axis], high[axis] = np.int64(start), np.int64(start) + 1
     return low, high
 
 
-def _on_pooled_grid(matrix: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    pooled = matrix / factors[:, None]
-    pooled[:, 3] = (matrix[:, 3] + 0.5) / factors - 0.5
-    return pooled
+@njit(nogil=True, cache=True)
+def _on_pooled_grid(matrix):
+    """The matrix onto voxels that are averaged, and how many along each axis of the array are."""
+    pooled, factors = matrix.copy(), np.ones(3, np.int64)
+    for axis in range(3):
+        ratio = np.sqrt(matrix[axis, 0] ** 2 + matrix[axis, 1] ** 2 + matrix[axis, 2] ** 2)
+        factors[axis] = max(1, np.int64(ratio + 0.5))
+        pooled[axis] /= factors[axis]
+        pooled[axis, 3] = (matrix[axis, 3] + 0.5) / factors[axis] - 0.5
+    return pooled, factors
 
 
 def _read_padded(read: Reader, shape: tuple[int, int, int], low: np.ndarray, high: np.ndarray, fill: float) -> np.ndarray:
     """The region low..high; what lies outside the array is `fill` (in the array's own numbers)."""
-    inside_low, inside_high = np.clip(low, 0, shape), np.clip(high, 0, shape)
-    if (inside_low >= inside_high).any():
-        inside_low, inside_high = np.zeros(3, dtype=np.int64), np.ones(3, dtype=np.int64)
+    first, last = low.tolist(), high.tolist()
+    x, y, z = ((max(0, min(a, length)), max(0, min(b, length))) for a, b, length in zip(first, last, shape, strict=True))
+    if any(a >= b for a, b in (x, y, z)):
         dtype = read(((0, 1), (0, 1), (0, 1))).dtype
         return np.full(high - low, _as(dtype, fill), dtype=dtype)
-    bounds = [(int(a), int(b)) for a, b in zip(inside_low, inside_high, strict=True)]
-    part = read((bounds[0], bounds[1], bounds[2]))
-    if part.shape == tuple(high - low):
+    part = read((x, y, z))
+    if part.shape == tuple(b - a for a, b in zip(first, last, strict=True)):
         return np.ascontiguousarray(part)
     region = np.full(high - low, _as(part.dtype, fill), dtype=part.dtype)
-    region[tuple(slice(a, b) for a, b in zip(inside_low - low, inside_high - low, strict=True))] = part
+    region[tuple(slice(a - start, b - start) for (a, b), start in zip((x, y, z), first, strict=True))] = part
     return region
 
 
 def _as(dtype: np.dtype, value: float) -> float | int:
     return value if dtype.kind == "f" else int(np.clip(round(value), np.iinfo(dtype).min, np.iinfo(dtype).max))
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _sample_aligned(region, matrix, slope, intercept, out):
-    """A view along the array's own axes: whole lines are mixed, which vectorises, and only then are voxels picked."""
-    nx, ny, nz = out.shape
-    at_x, part_x = _split_axis(matrix[0, 0], matrix[0, 3], nx)
-    at_y, part_y = _split_axis(matrix[1, 1], matrix[1, 3], ny)
-    at_z, part_z = _split_axis(matrix[2, 2], matrix[2, 3], nz)
-    line, one = np.empty(region.shape[2], np.float32), np.uint64(1)
-    for i in range(nx):
-        near, far = region[at_x[i]], region[at_x[i] + one]
-        for j in range(ny):
-            _mix_lines(near[at_y[j]], near[at_y[j] + one], far[at_y[j]], far[at_y[j] + one], part_x[i], part_y[j], line)
-            row = out[i, j]
-            for k in range(nz):
-                below, above = line[at_z[k]], line[at_z[k] + one]
-                row[k] = (below + (above - below) * part_z[k]) * slope + intercept
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _split_axis(step, start, count):
-    """Index of the voxel below each position along one axis, and the fraction above it."""
-    index, part = np.empty(count, np.uint64), np.empty(count, np.float32)
-    for k in range(count):
-        place = np.float32(start + step * k)
-        index[k] = np.uint64(place)
-        part[k] = place - np.float32(index[k])
-    return index, part
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _mix_lines(a, b, c, d, x, y, line):
-    for k in range(line.size):
-        near = np.float32(a[k]) + (np.float32(b[k]) - np.float32(a[k])) * y
-        far = np.float32(c[k]) + (np.float32(d[k]) - np.float32(c[k])) * y
-        line[k] = near + (far - near) * x
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)

@@ -67,6 +67,17 @@ def test_a_chunk_is_what_lies_in_the_file(folder: Path) -> None:
     assert all(bytes(frame.chunk(number)) in whole for number in range(8))
 
 
+def test_a_chunk_of_nothing_is_verified_too(tmp_path: Path) -> None:
+    """blosc2 does not write chunks of zeros: it makes them up when they are asked for."""
+    array = np.zeros((70, 70, 40), np.int16)
+    array[66:, 66:] = 5
+    _, checksums = arrays.write_array(tmp_path / "mostly nothing", array)
+    reader = arrays.ArrayReader(tmp_path)
+    assert np.array_equal(reader.read("mostly nothing", ((0, 70), (0, 70), (0, 40)), checksums), array)
+    with pytest.raises(DataError, match="part 0 is not what was written"):
+        arrays.ArrayReader(tmp_path).read("mostly nothing", ((0, 1), (0, 1), (0, 1)), [checksums[0] + 1, *checksums[1:]])
+
+
 def test_what_is_no_file_of_blosc2s_is_an_error(folder: Path, tmp_path: Path) -> None:
     whole = (folder / VolumeStore(folder).index["file"].iat[0]).read_bytes()
     for name, content in (("empty", b""), ("text", b"no array " * 40), ("cut", whole[: len(whole) // 2])):

@@ -17,7 +17,7 @@ def random_frame(rng: np.random.Generator, spread: float = 40.0, max_deg: float 
 
 def counted(one: Frame, other: Frame, points: int = 200_000) -> float:
     """Monte Carlo: the share of the smaller crop inside the larger one."""
-    small, large = sorted((one, other), key=lambda frame: frame.volume)
+    small, large = sorted((one, other), key=lambda frame: float(np.prod(frame.extent)))
     rng = np.random.default_rng(0)
     world = (rng.random((points, 3)) - 0.5) * small.extent @ small.turn.T + small.centre
     return float((np.abs((world - large.centre) @ large.turn) <= large.extent / 2).all(1).mean())
