@@ -167,7 +167,8 @@ def single_fits(studies: int) -> dict[str, np.ndarray]:
 def savings_claimed(studies: int, tau: float) -> tuple[np.ndarray, np.ndarray]:
     """Whether each study claims a label saving where labels say nothing, and where nothing is gained by pretraining.
 
-    First: all AUROC are 0.5, so the reference is not above chance. Second: both curves rise alike from m = 0.5 to 1.1.
+    First: all AUROC are 0.5, so the reference is not above chance. Second: both curves rise alike from m = 0.5 to 1.1. A real study
+    claims less still: there the reference itself must be better with all labels than with the fewest.
     """
     claims = np.zeros((2, studies), dtype=bool)
     for study in range(studies):

@@ -31,7 +31,7 @@ _blosc2: Any = blosc2
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 TINY_VOXELS = 64**3
-_OPEN_FILES = 256
+_OPEN_FILES = 256  # each takes two of the file descriptors that a process may have: 1,024 in many places
 
 
 def write_array(path: Path, array: np.ndarray) -> tuple[int, list[int]]:
