@@ -31,20 +31,20 @@ def scale_shift(view: np.ndarray, scale: float, shift: float) -> None:
 
 def stretch(view: np.ndarray, factor: float) -> None:
     """view = mean + (view - mean) * factor."""
-    mean, _, _ = _moments(view)
+    mean = _mean(view)
     _scale_shift(view, np.float32(factor), np.float32(mean * (1 - factor)))
 
 
 def gamma(view: np.ndarray, exponent: float) -> None:
     """view = low + (high - low) * ((view - low) / (high - low)) ** exponent, low and high the view's smallest and largest value."""
-    _, low, high = _moments(view)
+    low, high = _limits(view)
     if high > low:
         _power(view, low, high, np.float32(exponent))
 
 
 def bend_curve(view: np.ndarray, points: np.ndarray) -> None:
     """view = low + (high - low) * f((view - low) / (high - low)), f linear between `points` at even places from 0 to 1."""
-    _, low, high = _moments(view)
+    low, high = _limits(view)
     if high > low:
         _bend_curve(view, low, high, points.astype(np.float32))
 
@@ -175,19 +175,28 @@ def _add_scaled_by_root(view, noise, background):
         flat[i] += added[i] * np.sqrt(max(flat[i] - background, np.float32(0)))
 
 
-# Any order of summing, and no NaN: the loop is vectorised.
+# Any order of summing, and no NaN: the loops are vectorised.
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nnan", "nsz"})
-def _moments(view):
-    """(mean, smallest, largest) of a view, as float32; the mean is summed by rows in double precision."""
+def _limits(view):
+    """(smallest, largest) of a view, as float32."""
     flat = view.reshape(-1)
-    total = 0.0
     low = high = flat[0]
     for i in range(flat.size):
-        value = flat[i]
-        total += value
-        low = min(low, value)
-        high = max(high, value)
-    return np.float32(total / flat.size), low, high
+        low, high = min(low, flat[i]), max(high, flat[i])
+    return low, high
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nnan", "nsz"})
+def _mean(view):
+    """Mean of a view, as float32: blocks are summed in single precision, and their sums in double."""
+    flat, total = view.reshape(-1), 0.0
+    for start in range(0, flat.size, _BLOCK):
+        part = np.float32(0)
+        values = flat[start : start + _BLOCK]
+        for i in range(values.size):
+            part += values[i]
+        total += part
+    return np.float32(total / flat.size)
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
