@@ -314,11 +314,11 @@ def _beyond_chance(
 def _whatever_the_labels(
     plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str], reference: Mapping[str, Any], few: float
 ) -> list[str]:
-    """Where the reference is no better with all labels than with few, whoever matches it saves none; how far each gets in the same mode."""
+    """Where the reference is not surely better with all labels than with few, nobody surely saves any; how far each gets in the same mode."""
     mode, most = reference["mode"], reference["fraction"]
     said = {init: _value(plan, estimates, (init, mode, most)) for init in (reference["init"], *inits) if (init, mode, most) in estimates}
     least = _value(plan, estimates, (reference["init"], mode, few))
-    scratch = f"{_start_words(reference, capital=True)} is no better with {percent(most)} of the labels than with {percent(few)}"
+    scratch = f"{_start_words(reference, capital=True)} is not surely better with {percent(most)} of the labels than with {percent(few)}"
     metric = "Dice" if plan.metric == "dice" else plan.metric.upper()
     found = [f"{scratch}: {metric} {said.pop(reference['init'])} and {least}; no saving of labels can be told."]
     return [*found, *(f"{init} has {value} with {percent(most)} of the labels ({MODE_WORDS[mode]})." for init, value in said.items())]
