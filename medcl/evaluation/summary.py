@@ -314,7 +314,7 @@ def _beyond_chance(
 def _whatever_the_labels(
     plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str], reference: Mapping[str, Any], few: float
 ) -> list[str]:
-    """Where the reference is not surely better with all labels than with few, nobody surely saves any; how far each gets in the same mode."""
+    """Where all labels do not surely help the reference, nobody surely saves any; how far each gets in the same mode."""
     mode, most = reference["mode"], reference["fraction"]
     said = {init: _value(plan, estimates, (init, mode, most)) for init in (reference["init"], *inits) if (init, mode, most) in estimates}
     least = _value(plan, estimates, (reference["init"], mode, few))
