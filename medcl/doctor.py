@@ -130,7 +130,7 @@ def _store_reads() -> Iterator[Finding]:
     """Without libblosc2 the threads of a loader wait for one another while they decode."""
     if _version("blosc2") is None:
         return
-    from medcl.store.frames import library
+    from medcl.store.array_file import library
 
     if library() is None:
         yield Finding("store reads", "missing", "blosc2's library is not there: one thread at a time", "pip install --upgrade blosc2")

@@ -23,7 +23,7 @@ import numpy as np
 
 from medcl.foundation.errors import DataError
 from medcl.foundation.files import write_whole
-from medcl.store.frames import Frame
+from medcl.store.array_file import ArrayFile
 
 # blosc2's annotations are narrower than what it takes and gives.
 _blosc2: Any = blosc2
@@ -149,12 +149,12 @@ class ArrayReader:
         try:
             if name.endswith(".pool"):
                 return np.memmap(path, dtype=np.uint8, mode="r")
-            return Frame(path)
+            return ArrayFile(path)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{path}: cannot be opened ({error}); remove the store and prepare it again") from None
 
 
-def _touched(data: Frame, box: Box) -> Iterable[int]:
+def _touched(data: ArrayFile, box: Box) -> Iterable[int]:
     """Numbers of the chunks that a box needs."""
     grid = [-(-length // chunk) for length, chunk in zip(data.shape, data.chunks, strict=True)]
     spans = [range(start // chunk, (stop - 1) // chunk + 1) for (start, stop), chunk in zip(box, data.chunks, strict=True)]

@@ -16,24 +16,24 @@ import pytest
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
-from medcl.store import arrays, frames
+from medcl.store import array_file, arrays
 from medcl.store.prepare import prepare_data
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
 from tests.store.made_data import MadeData
 
-LIBRARY = frames.library
+LIBRARY = array_file.library
 MR = BUILT_IN["mr"].model_copy(update={"spacing_mm": None})
 
 
 @pytest.fixture(scope="module", params=["library", "python"], autouse=True)
 def decoder(request: pytest.FixtureRequest) -> Iterator[str]:
     """Everything here holds with blosc2's C library, and where only its Python calls are there."""
-    if request.param == "library" and frames.library() is None:
+    if request.param == "library" and array_file.library() is None:
         pytest.skip("this blosc2 brings no library")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "python":
-            patch.setattr(frames, "library", lambda: None)
+            patch.setattr(array_file, "library", lambda: None)
         yield request.param
 
 
@@ -61,10 +61,10 @@ def test_this_machine_decodes_in_many_threads() -> None:
 
 def test_a_chunk_is_what_lies_in_the_file(folder: Path) -> None:
     path = folder / VolumeStore(folder).index["file"].iat[0]
-    frame = frames.Frame(path)
+    opened = array_file.ArrayFile(path)
     whole = path.read_bytes()
-    assert frame.shape == (90, 80, 170) and frame.chunks == (64, 64, 160)
-    assert all(bytes(frame.chunk(number)) in whole for number in range(8))
+    assert opened.shape == (90, 80, 170) and opened.chunks == (64, 64, 160)
+    assert all(bytes(opened.chunk(number)) in whole for number in range(8))
 
 
 def test_a_chunk_of_nothing_is_verified_too(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-class Frame:
+class ArrayFile:
     """One file's array, read-only: its `shape`, its `chunks`, slices of it. Thread safe.
 
     Raises RuntimeError or ValueError, as blosc2 does, for what is no whole file of blosc2's.
