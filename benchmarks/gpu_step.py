@@ -17,9 +17,10 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ DIM, QUEUE, MOMENTUM, TEMPERATURE = 128, 4096, 0.999, 0.2
 
 @dataclass(frozen=True)
 class Case:
-    """What both arms train."""
+    """What both arms train. side: voxels, or pixels of a picture, along every axis of a view."""
 
     method: str
     depth: int
@@ -54,10 +55,12 @@ class Case:
     batch: int
     steps: int
     workers: int
+    picture: bool = False
 
     def encoder(self) -> nn.Module:
         """The network, with the same weights each time."""
-        return build_seeded(ResNetConfig(depth=self.depth, width=self.width), seed=0)  # type: ignore[arg-type]
+        config = ResNetConfig(depth=self.depth, width=self.width, spatial_dims=2 if self.picture else 3)  # type: ignore[arg-type]
+        return build_seeded(config, seed=0)
 
 
 def main(arguments: list[str] | None = None) -> str:
@@ -81,18 +84,23 @@ def main(arguments: list[str] | None = None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         scans = view_arms.write_scans(Path(folder) / "scans", (32, 32, 32) if small else view_arms.SHAPE)
         store = view_arms.open_store(Path(folder))
-        rows = [
-            _row(case, arm, figures)
-            for case in cases
-            for arm, figures in (
-                ("medcl", ours(case, loader(case, store, here().gpu).iterate(0, case.steps))),
-                ("plain MONAI", _plain(case, scans)),
-            )
-        ]
-    text = "\n".join([*_head(small), *rows])
-    print(text)
-    if said.out is not None:
-        said.out.write_text(text + "\n", encoding="utf-8")
+        return tell(chain(_head(small), _rows(cases, store, scans)), said.out)
+
+
+def _rows(cases: list[Case], store: VolumeStore, scans: list[dict[str, str]]) -> Iterator[str]:
+    for case in cases:
+        yield _row(case, "medcl", ours(case, loader(case, store, here().gpu).iterate(0, case.steps)))
+        yield _row(case, "plain MONAI", _plain(case, scans))
+
+
+def tell(lines: Iterable[str], out: Path | None) -> str:
+    """Print each line, and write those so far, as soon as it is there: a lent machine may be taken back. Returns the whole text."""
+    text = ""
+    for line in lines:
+        print(line, flush=True)
+        text += f"{line}\n"
+        if out is not None:
+            out.write_text(text, encoding="utf-8")
     return text
 
 

@@ -3,10 +3,11 @@
 python benchmarks/gpu_views.py [--steps 20] [--batch 32] [--workers 8] [--out reports/training/gpu_views.md]
 python benchmarks/gpu_views.py --small     # as always without a GPU: the same path on the CPU, tiny; shows that it runs, not how fast
 
-Views of the policy `ct` of made CT, 64 and 96 voxels a side, from the compressed store. First the parts alone: workers reading boxes, the
-GPU computing views from boxes that lie ready, both together, and the same workers making the views by compiled passes instead. Then steps
-of SimCLR in bf16 with ResNet-18 and 50 3D, once with views made as they go and once with the same batch again and again, already there:
-the difference is what views cost, waiting and sharing the GPU together. The first three steps do not count.
+Views of the policy `ct` of made CT, 64 and 96 voxels a side, and of the policy `xray` of made X-rays, 224 pixels a side, from the
+compressed store. First the parts alone: workers reading boxes, the GPU computing views from boxes that lie ready, both together, and the
+same workers making the views by compiled passes instead. Then steps of SimCLR in bf16 with ResNet-18 and 50, four times as many items for
+pictures, once with views made as they go and once with the same batch again and again, already there: the difference is what views cost,
+waiting and sharing the GPU together. The first three steps do not count.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,16 @@ def main(arguments: list[str] | None = None) -> str:
     said = parser.parse_args(arguments)
     small = said.small or here().gpu is None
     cases = [gpu_step.Case("SimCLR", depth, side, 64, said.batch, said.steps, said.workers) for side in (64, 96) for depth in (18, 50)]
+    cases += [gpu_step.Case("SimCLR", depth, 224, 64, 4 * said.batch, said.steps, said.workers, picture=True) for depth in (18, 50)]
     if small:
-        cases = [gpu_step.Case("SimCLR", 18, 16, 4, 2, 2, 1)]
+        cases = [gpu_step.Case("SimCLR", 18, 16, 4, 2, 2, 1), gpu_step.Case("SimCLR", 18, 32, 4, 2, 2, 1, picture=True)]
     with tempfile.TemporaryDirectory() as folder:
         view_arms.write_scans(Path(folder) / "scans", (32, 32, 32) if small else view_arms.SHAPE)
-        store = view_arms.open_store(Path(folder))
-        sides = {case.side: case for case in cases}
-        text = "\n".join([*_head(said.workers, small), *(_parts(case, store) for case in sides.values()), "", *_STEPS])
-        text = "\n".join([text, *(_step(case, store) for case in cases)])
-    print(text)
-    if said.out is not None:
-        said.out.write_text(text + "\n", encoding="utf-8")
-    return text
+        scans, pictures = view_arms.open_store(Path(folder)), view_arms.open_pictures(Path(folder), 4 if small else 64)
+        held = [(case, pictures if case.picture else scans) for case in cases]
+        sides = {case.side: (case, store) for case, store in held}.values()
+        parts, steps = (_parts(case, store) for case, store in sides), (_step(case, store) for case, store in held)
+        return gpu_step.tell(chain(_head(said.workers, small), parts, _STEPS, steps), said.out)
 
 
 def _parts(case: gpu_step.Case, store: VolumeStore) -> str:
@@ -69,7 +69,7 @@ def _parts(case: gpu_step.Case, store: VolumeStore) -> str:
         source = gpu_step.loader(case, store, where).iterate(0, 10**6)
         rates.append(_rate(count, lambda source=source: next(source)))
         source.close()
-    return f"| {case.side} | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |"
+    return f"| {_side(case)} | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |"
 
 
 def _rate(count: int, work: Callable[[], object], times: int = 10) -> float:
@@ -96,9 +96,13 @@ def _step(case: gpu_step.Case, store: VolumeStore) -> str:
     coming = gpu_step.ours(case, batches.iterate(0, case.steps))
     need, cost = 2 * case.batch / there["step"], 1 - there["step"] / coming["step"]
     return (
-        f"| ResNet-{case.depth} | {case.side} | {1e3 * there['step']:,.1f} | {need:,.0f} | {1e3 * coming['step']:,.1f} | "
+        f"| ResNet-{case.depth} | {_side(case)} | {1e3 * there['step']:,.1f} | {need:,.0f} | {1e3 * coming['step']:,.1f} | "
         f"{coming['waiting']:.1%} | {cost:.1%} | {coming['memory']:.1f} |"
     )
+
+
+def _side(case: gpu_step.Case) -> str:
+    return f"{case.side}{'²' if case.picture else '³'}"
 
 
 def _again(batch: Batch, steps: int) -> Generator[Batch, None, None]:
@@ -115,15 +119,16 @@ def _head(workers: int, small: bool) -> list[str]:
         "",
         "Views a second:",
         "",
-        "| voxels a side | boxes read by the workers | computed on the GPU from boxes at hand | both together | compiled, by the workers |",
+        "| a view | boxes read by the workers | computed on the GPU from boxes at hand | both together | compiled, by the workers |",
         "|---|---|---|---|---|",
     ]
 
 
 _STEPS = [
+    "",
     "Steps of SimCLR, two views an item. Cost: the share of a step's time that goes when its views are there already.",
     "",
-    "| encoder (3D) | voxels a side | ms, views there | views/s it needs | ms, views as they come | waiting | cost | GPU memory, GiB |",
+    "| encoder | a view | ms, views there | views/s it needs | ms, views as they come | waiting | cost | GPU memory, GiB |",
     "|---|---|---|---|---|---|---|---|",
 ]
 

@@ -16,7 +16,6 @@ import monai.transforms as mt
 import nibabel as nib
 import numpy as np
 import torch
-import torchio as tio
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
@@ -25,6 +24,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from monai.data import CacheDataset, PersistentDataset
+from PIL import Image
 
 from medcl.ingest.run import ingest
 from medcl.ingest.settings import IngestConfig
@@ -73,9 +73,24 @@ def open_store(folder: Path) -> VolumeStore:
     return VolumeStore(folder / "store")
 
 
-def maker_of(store: VolumeStore, side: int, policy: str = "ct") -> ViewMaker:
-    """medcl's views."""
-    return ViewMaker(ViewsConfig(policy=policy, size=(side, side, side)), store.recipe)
+def open_pictures(folder: Path, count: int = 64, side: int = 1024) -> VolumeStore:
+    """Made X-rays as a store: bright in the middle, dark lungs, noise."""
+    (folder / "pictures").mkdir()
+    rows, columns = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side), indexing="ij")
+    lungs = (np.abs(columns) - 0.45) ** 2 / 0.1 + rows**2 / 0.4 < 1
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 8, (side, side))
+        grey = 200 - 60 * columns**2 - (80 + number) * lungs + noise
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / f"case{number}.png")
+    ingest(folder / "pictures", folder / "picture data", settings=IngestConfig(modality="xray"), jobs=1)
+    prepare(folder / "picture data", folder / "picture store", BUILT_IN["xray"], jobs=1)
+    return VolumeStore(folder / "picture store")
+
+
+def maker_of(store: VolumeStore, side: int, policy: str | None = None) -> ViewMaker:
+    """medcl's views, `side` voxels or pixels along every axis; by default of the policy that has the recipe's name."""
+    size = (side, side) if store.recipe.kind == "picture" else (side, side, side)
+    return ViewMaker(ViewsConfig(policy=policy or store.recipe.name, size=size), store.recipe)
 
 
 def medcl_arm(store: VolumeStore, side: int, policy: str = "ct") -> Arm:
@@ -139,6 +154,8 @@ def monai_persistent_arm(scans: list[dict[str, str]], side: int, folder: Path) -
 
 def torchio_arm(scans: list[dict[str, str]], side: int) -> Arm:
     """TorchIO with volumes in memory, patch first."""
+    import torchio as tio  # brings SimpleITK, which a GPU machine may lack: nothing is measured against TorchIO there
+
     volumes = [np.asarray(nib.load(scan["image"]).dataobj, np.float32) / HALF for scan in scans]  # type: ignore[attr-defined]
     subjects = [tio.Subject(scan=tio.ScalarImage(tensor=torch.from_numpy(volume)[None])) for volume in volumes]
     sampler = tio.UniformSampler(side)

@@ -38,7 +38,7 @@ CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
 SPEED = ("items_per_s", "waiting_share", "memory_gib", "gpu_memory_gib", "tflop_per_s")
 # What may change between two starts of one run: none of it touches what is learned, beyond rounding.
 _OF_TRAINING = ("workers", "pieces", "checkpoint_every", "keep", "log_every", "probe_every", "time_limit_s", "on_unreadable")
-_OF_NETWORK = ("recompute", "shard", "compile")
+_OF_NETWORK = ("recompute", "shard", "compile", "exact")
 FREE = ("watch", *(f"training.{key}" for key in _OF_TRAINING), *(f"training.network.{key}" for key in _OF_NETWORK))
 
 

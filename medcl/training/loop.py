@@ -23,12 +23,15 @@ from medcl.foundation.types import Batch, StepOutput
 from medcl.methods.method import Method
 from medcl.training import checkpoint
 from medcl.training.grad_cache import backward_in_pieces, check_pieces
-from medcl.training.launch import Place, StopRequest, here, naming_lost_ranks
+from medcl.training.launch import Place, StopRequest, here, naming_lost_ranks, same_sums
 from medcl.training.metrics import MetricsLog, Stopwatch, operations_of
 from medcl.training.network import Network, NetworkConfig
 from medcl.training.optimizer import AdamWConfig, OptimizerConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
 from medcl.training.watchers import Moment, Watcher
+
+# What torch says of an operation under `launch.same_sums`.
+_UNORDERED = " does not have a deterministic implementation"
 
 
 class TrainingConfig(Settings):
@@ -99,19 +102,20 @@ def train(
     naming the rank where another process died.
     """
     place, progress = place or here(), progress or Silent()
-    run = Run(method, config, place, watchers)
-    start = checkpoint.begin(
-        method, run.optimizer, _checkpoints(folder), resume=resume, weights=weights, average=run.network.average, progress=progress
-    )
-    _remember(start, watchers, config)
-    if start.step == 0:
-        run.hand_over(0, on_save)
-    run.latest = dict(start.figures)
-    if config.precision == "bf16" and not run.low_precision:
-        progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
-    log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
-    figures: dict[str, float] = {}
     with ExitStack() as stack:
+        stack.enter_context(same_sums(place.device, config.network.exact))
+        run = Run(method, config, place, watchers)
+        start = checkpoint.begin(
+            method, run.optimizer, _checkpoints(folder), resume=resume, weights=weights, average=run.network.average, progress=progress
+        )
+        _remember(start, watchers, config)
+        if start.step == 0:
+            run.hand_over(0, on_save)
+        run.latest = dict(start.figures)
+        if config.precision == "bf16" and not run.low_precision:
+            progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
+        log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
+        figures: dict[str, float] = {}
         stack.enter_context(naming_lost_ranks())
         for watcher in watchers:
             stack.callback(watcher.close)
@@ -183,6 +187,11 @@ class Run:
             output.loss.backward()
             return output
         except (RuntimeError, MemoryError) as error:
+            if _UNORDERED in str(error):
+                raise UserError(
+                    f"training.network.exact: {str(error).split(_UNORDERED)[0]} adds in any order on a GPU, and this method or network "
+                    "needs it; set it to false (a run that goes on is then the same within rounding)"
+                ) from error
             if not _is_out_of_memory(error):
                 raise
             raise UserError(

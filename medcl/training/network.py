@@ -1,15 +1,16 @@
-"""How a run holds its network: compiled, computed anew to save memory, split over the processes, averaged over the steps."""
+"""How a run holds its network: exact, compiled, computed anew to save memory, split over the processes, averaged over the steps."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medcl.encoders.contract import Encoder
@@ -29,12 +30,15 @@ class NetworkConfig(Settings):
     both. recompute: what a block of the network computed is not kept for the backward pass but computed again (Chen et al. 2016,
     https://arxiv.org/abs/1604.06174). shard: weights, gradients and the optimizer's state are split over the processes (torch's FSDP2), for
     networks that outgrow a card; a single process has nothing to split. compile: by torch.compile; the first steps take minutes.
+    exact: a GPU adds in the same order each time, so that a run that goes on after a stop is the same to the bit there as it always is on
+    a CPU; a network or method with an operation that torch cannot do so (vox2vec's reading of maps at points) is refused.
     """
 
     ema: float | None = Field(default=None, ge=0, lt=1)
     recompute: bool = False
     shard: bool = False
     compile: bool = False
+    exact: bool = False
 
 
 class Network:
@@ -49,6 +53,8 @@ class Network:
         split = config.shard and place.world_size > 1
         self.average = None if config.ema is None else Teacher(method.backbone, nn.Identity(), config.ema)
         self._whole = copy.deepcopy(method.backbone).requires_grad_(False) if split else None
+        if config.exact and place.device.type == "cuda":
+            pool_in_order(method)
         if config.recompute:
             recompute(method)
         if split:  # before the method is moved: it never is whole on a card
@@ -74,6 +80,36 @@ class Network:
         self._whole.load_state_dict({name: distributed.whole(tensor).cpu() for name, tensor in held.state_dict().items()})
         # A copy, so that no card goes on holding all of it once whoever asked is done.
         return copy.deepcopy(self._whole).to(next(held.parameters()).device)
+
+
+def pool_in_order(method: nn.Module) -> None:
+    """Pool volumes plane by plane, then along the first axis: the same values, and gradients that a GPU adds in the same order each time.
+
+    Torch's own kernels for volumes add gradients in any order (https://github.com/pytorch/pytorch/issues/110698), those for planes do not.
+    """
+    for module in method.modules():
+        pool = _pool_of_planes(module)
+        if pool is not None:
+            module.forward = functools.partial(_in_planes, pool, module)
+
+
+def _pool_of_planes(module: nn.Module) -> Callable[..., Tensor] | None:
+    """What pools planes as this module pools volumes; None where it does not, or also says where the largest values were."""
+    if isinstance(module, nn.MaxPool3d) and not module.return_indices:
+        return functools.partial(F.max_pool2d, ceil_mode=module.ceil_mode)
+    if isinstance(module, nn.AvgPool3d) and module.divisor_override is None:
+        return functools.partial(F.avg_pool2d, ceil_mode=module.ceil_mode, count_include_pad=module.count_include_pad)
+    return None
+
+
+def _in_planes(pool: Callable[..., Tensor], module: nn.Module, value: Tensor) -> Tensor:
+    """(batch, channel, x, y, z), pooled as the module says."""
+    # Averages have no dilation.
+    given = [getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation") if hasattr(module, name)]
+    along_x, *in_plane = zip(*(number if isinstance(number, tuple) else (number,) * 3 for number in given), strict=True)
+    planes = pool(value.flatten(1, 2), *zip(*in_plane, strict=True))
+    lines = pool(planes.unflatten(1, value.shape[1:3]).flatten(3), *zip(along_x, (1, 1, 0, 1), strict=False))
+    return lines.unflatten(3, planes.shape[2:])
 
 
 def recompute(method: nn.Module) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from medcl.methods.method import Method
 from medcl.training import checkpoint
-from medcl.training.launch import Place
+from medcl.training.launch import Place, same_sums
 from medcl.training.loop import BatchSource, Run, TrainingConfig, timed
 
 STEPS, WARM_UP = 10, 2
@@ -41,10 +41,10 @@ def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place
 
     Raises what a run would: UserError where memory runs out or a loss is not finite, DataError where the data fail.
     """
-    run = Run(method, config, place, ())
     steps = min(STEPS, config.num_steps)
     spent, waits = [], []
-    with closing(batches.iterate(0, steps)) as source:
+    with same_sums(place.device, config.network.exact), closing(batches.iterate(0, steps)) as source:
+        run = Run(method, config, place, ())
         for step, (batch, waited) in enumerate(timed(source)):
             begin = time.perf_counter()
             run.step(step, batch.to(place.device))  # reads the loss, so a GPU has finished

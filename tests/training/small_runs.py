@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import typing
@@ -28,6 +29,7 @@ from medcl.training import TrainingConfig, train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.launch import Place, joined
 from medcl.training.loop import TrainResult
+from medcl.training.watchers import Moment
 
 SIDE = 16
 WORDS = ["nodule", "effusion", "clear", "enlarged", "fracture", "device", "opacity", "oedema"]
@@ -126,6 +128,36 @@ def run(name: str, folder: Path | None, watchers: Any = (), config: TrainingConf
     config = config or made_config()
     method = made_method(name)
     return train(method, made_batches(method, 10), config, folder=folder, watchers=watchers, **more)
+
+
+class Losses:
+    """A watcher that keeps every step's loss."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.state: dict = {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        self.values.append(float(moment.output.loss.detach()))
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class StopAt:
+    """A watcher that asks for a stop as SLURM does."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.state = step, {}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        if moment.step == self.step:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return {}
+
+    def close(self) -> None:
+        pass
 
 
 def final_bytes(folder: Path, step: int) -> bytes:

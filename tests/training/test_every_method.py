@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -25,8 +24,19 @@ from medcl.training import train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.grad_cache import Stepped, backward_in_pieces
 from medcl.training.launch import Place
-from medcl.training.watchers import CollapseWatch, Moment, WatchConfig
-from tests.training.small_runs import METHODS, final_bytes, free_port, in_processes, made_batches, made_config, made_method, run
+from medcl.training.watchers import CollapseWatch, WatchConfig
+from tests.training.small_runs import (
+    METHODS,
+    Losses,
+    StopAt,
+    final_bytes,
+    free_port,
+    in_processes,
+    made_batches,
+    made_config,
+    made_method,
+    run,
+)
 
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 NUM_STEPS = 10
@@ -155,29 +165,14 @@ def test_several_processes_are_one(processes: int, tmp_path: Path) -> None:
                     torch.testing.assert_close(found["state"][key], value, rtol=1e-5, atol=1e-6)
 
 
-class _StopAt:
-    """Asks for a stop as SLURM does."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.state = step, {}
-
-    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
-        if moment.step == self.step:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
 @every_method
 def test_a_stopped_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     config = made_config(num_steps=NUM_STEPS)
     run(name, tmp_path / "whole", config=config)
     with pytest.raises(Stopped, match="SIGUSR1 after step 3"):
-        run(name, tmp_path / "cut", [_StopAt(3)], config)
+        run(name, tmp_path / "cut", [StopAt(3)], config)
     with pytest.raises(Stopped, match="after step 6"):
-        run(name, tmp_path / "cut", [_StopAt(6)], made_config(num_steps=NUM_STEPS, workers=0))
+        run(name, tmp_path / "cut", [StopAt(6)], made_config(num_steps=NUM_STEPS, workers=0))
     result = run(name, tmp_path / "cut", config=made_config(num_steps=NUM_STEPS, workers=3))
     assert result.steps == NUM_STEPS
     assert final_bytes(tmp_path / "cut", NUM_STEPS) == final_bytes(tmp_path / "whole", NUM_STEPS)
@@ -222,24 +217,11 @@ def test_two_processes_of_torchrun_learn_what_one_does(name: str, tmp_path: Path
             torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
 
 
-class _Losses:
-    def __init__(self) -> None:
-        self.values: list[float] = []
-        self.state: dict = {}
-
-    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
-        self.values.append(float(moment.output.loss.detach()))
-        return {}
-
-    def close(self) -> None:
-        pass
-
-
 @every_method
 def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
     method = made_method(name)
     batches = made_batches(method, num_items=8, world_batch=8)
-    losses, watch = _Losses(), CollapseWatch(WatchConfig(on_collapse="stop"))
+    losses, watch = Losses(), CollapseWatch(WatchConfig(on_collapse="stop"))
     config = made_config(num_steps=80, optimizer={"lr": 3e-3}, schedule={"warmup_steps": 10})
     train(method, batches, config, watchers=[losses, watch])
     early, late = sum(losses.values[6:12]) / 6, sum(losses.values[-6:]) / 6

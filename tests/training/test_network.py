@@ -22,7 +22,7 @@ from medcl.methods import SimCLRConfig
 from medcl.training import train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.launch import Place
-from medcl.training.network import Network, NetworkConfig, blocks, recompute, shard
+from medcl.training.network import Network, NetworkConfig, blocks, pool_in_order, recompute, shard
 from medcl.training.watchers import ProbeWatch
 from tests.encoders.small_encoders import CONFIGS, sides
 from tests.training.small_runs import METHODS, final_bytes, in_processes, made_batches, made_config, made_method, run
@@ -173,6 +173,48 @@ def test_every_encoder_can_be_computed_anew_and_split(name: str, alone_in_a_grou
         assert found.keys() == wanted.keys() and list(method.state_dict()) == names
         for key, gradient in wanted.items():
             torch.testing.assert_close(found[key], gradient, rtol=1e-5, atol=1e-6)
+
+
+# --- in the same order
+
+
+POOLS = [
+    nn.MaxPool3d(3, 2, 1),
+    nn.MaxPool3d((2, 3, 1), padding=(1, 1, 0)),
+    nn.MaxPool3d(2, (2, 1, 1), dilation=(1, 2, 3), ceil_mode=True),
+    nn.AvgPool3d(2, 2),
+    nn.AvgPool3d((3, 2, 1), (2, 2, 1), (1, 0, 0), ceil_mode=True, count_include_pad=False),
+    nn.AvgPool3d((1, 3, 3), 2, (0, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_pooled_in_order_is_pooled(pool: nn.Module) -> None:
+    """The same values and the same gradients; of the averages within rounding."""
+    image = torch.randn(2, 3, 9, 10, 12, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(pool(image))
+    found = []
+    for held in (pool, copy.deepcopy(pool)):
+        if held is not pool:
+            pool_in_order(nn.Sequential(held))
+            assert "forward" in vars(held)
+        value = held(image)
+        (value * weights).sum().backward()
+        found.append((value.detach(), image.grad.clone()))
+        image.grad = None
+    for wanted, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_an_operation_without_an_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = made_method("simclr")
+    monkeypatch.setattr(method, "compare", lambda *_: _raise("some_backward_cuda does not have a deterministic implementation, but"))
+    with pytest.raises(UserError, match=r"training\.network\.exact: some_backward_cuda .* set it to false"):
+        train(method, made_batches(method), _config(exact=True), place=CPU)
+
+
+def _raise(message: str) -> None:
+    raise RuntimeError(message)
 
 
 # --- splitting over processes
