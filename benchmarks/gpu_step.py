@@ -4,7 +4,7 @@ python benchmarks/gpu_step.py [--steps 20] [--batch 32] [--workers 8] [--out rep
 python benchmarks/gpu_step.py --small     # as always without a GPU: tiny networks, two steps; shows that it runs, not how fast
 
 ResNet-18 and 50 3D, views of 64 and 96 voxels, SimCLR and MoCo, bf16 on a GPU. Both arms show the same distribution of views of the same
-made CT (medcl: read by threads and computed on the GPU, without one by the threads' compiled passes; MONAI: CacheDataset in DataLoader's
+made CT (medcl: read by processes and computed on the GPU, without one by threads' compiled passes; MONAI: CacheDataset in DataLoader's
 workers), and train the same networks with AdamW. The plain loop has the losses, teacher and queue as the papers' authors wrote them. The
 first three steps do not count.
 """
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from medcl.encoders import ResNetConfig, build_seeded
 from medcl.foundation.types import Batch
-from medcl.loading import Batches
+from medcl.loading.batches import Batches
 from medcl.methods import MoCoConfig, SimCLRConfig
 from medcl.store.volume_store import VolumeStore
 from medcl.training import TrainingConfig
@@ -104,10 +104,11 @@ def tell(lines: Iterable[str], out: Path | None) -> str:
     return text
 
 
-def loader(case: Case, store: VolumeStore, device: torch.device | None) -> Batches:
+def loader(case: Case, store: VolumeStore, device: torch.device | None, processes: bool = True) -> Batches:
     """medcl's batches, their views computed on a device or, None, by the workers."""
     maker = view_arms.maker_of(store, case.side)
-    return Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, workers=case.workers, device=device)
+    workers = {"workers": case.workers, "processes": processes}
+    return Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, device=device, **workers)
 
 
 def ours(case: Case, batches: Generator[Batch, None, None]) -> dict[str, float]:

@@ -4,10 +4,10 @@ python benchmarks/gpu_views.py [--steps 20] [--batch 32] [--workers 8] [--out re
 python benchmarks/gpu_views.py --small     # as always without a GPU: the same path on the CPU, tiny; shows that it runs, not how fast
 
 Views of the policy `ct` of made CT, 64 and 96 voxels a side, and of the policy `xray` of made X-rays, 224 pixels a side, from the
-compressed store. First the parts alone: workers reading boxes, the GPU computing views from boxes that lie ready, both together, and the
-same workers making the views by compiled passes instead. Then steps of SimCLR in bf16 with ResNet-18 and 50, four times as many items for
-pictures, once with views made as they go and once with the same batch again and again, already there: the difference is what views cost,
-waiting and sharing the GPU together. The first three steps do not count.
+compressed store. First the parts alone: processes reading boxes, the GPU computing views from boxes that lie ready, both together, both
+with threads that read, and threads that make the views by compiled passes instead. Then steps of SimCLR in bf16 with ResNet-18 and 50, four
+times as many items for pictures, once with views made as they go and once with the same batch again and again, already there: the
+difference is what views cost, waiting and sharing the GPU together. The first three steps do not count.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import gpu_step
 import torch
 import view_arms
 
 from medcl.foundation.types import Batch
+from medcl.loading.readers import Readers
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import here
 
@@ -54,19 +55,26 @@ def main(arguments: list[str] | None = None) -> str:
 
 
 def _parts(case: gpu_step.Case, store: VolumeStore) -> str:
-    """A row of views a second: reading, computing, both, and the compiled passes."""
-    device, maker = here().device, view_arms.maker_of(store, case.side)
-    count = 2 * case.batch
-    drawn = [(row, view) for item in range(case.batch) for row in (item % len(store),) for view in maker.draw_row(store, row, (0, 0, item))]
+    """A row of views a second: reading, computing, both, and both by threads: read by them, and wholly made by their compiled passes."""
+    device = here().device
+    batches = gpu_step.loader(case, store, device)
+    count, slots = 2 * case.batch, deque([0, 1, 2])
+    wanted = [(row, (0, 0, item)) for item, row in enumerate(batches.rows_at(0).tolist())]
+    with closing(Readers(batches.items, case.workers, len(slots), device)) as readers:
+        for slot in slots:
+            readers.ask(slot, wanted)
 
-    def read() -> None:
-        with ThreadPoolExecutor(max(1, case.workers)) as pool:
-            held[:] = pool.map(lambda one: maker.read(store, one[0], one[1], device), drawn)
+        def read() -> None:
+            readers.told(slots[0])
+            _finish()
+            readers.ask(slots[0], wanted)
+            slots.rotate(-1)
 
-    held: list[Any] = []
-    rates = [_rate(count, read), _rate(count, lambda: maker.render_batch(held, device))]
-    for where in (device, None):
-        source = gpu_step.loader(case, store, where).iterate(0, 10**6)
+        rates = [_rate(count, read)]
+        _, (first, second) = readers.told(slots[0])
+        rates.append(_rate(count, lambda: batches.maker.render_batch([*first, *second], device)))
+    for where, processes in ((device, True), (device, False), (None, False)):
+        source = gpu_step.loader(case, store, where, processes).iterate(0, 10**6)
         rates.append(_rate(count, lambda source=source: next(source)))
         source.close()
     return f"| {_side(case)} | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |"
@@ -115,12 +123,12 @@ def _head(workers: int, small: bool) -> list[str]:
     return [
         "# Views on the GPU",
         "",
-        f"{gpu_step.machine()}, torch {torch.__version__}, {workers} worker threads, `benchmarks/gpu_views.py`.{note}",
+        f"{gpu_step.machine()}, torch {torch.__version__}, {workers} workers, `benchmarks/gpu_views.py`.{note}",
         "",
         "Views a second:",
         "",
-        "| a view | boxes read by the workers | computed on the GPU from boxes at hand | both together | compiled, by the workers |",
-        "|---|---|---|---|---|",
+        "| a view | boxes read | computed on the GPU from boxes at hand | both | both, read by threads | compiled, by threads |",
+        "|---|---|---|---|---|---|",
     ]
 
 

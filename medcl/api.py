@@ -216,6 +216,7 @@ class _Pretraining:
             rows=self.rows,
             texts=self._texts(),
             device=gpu,
+            processes=True,
             on_unreadable=self.progress.say if training.on_unreadable == "skip" else None,
         )
 

@@ -38,13 +38,12 @@ class TrainingConfig(Settings):
     """How long, how fast, how held.
 
     world_batch: items of one step on all processes together. pieces: parts in which each process computes its batch, to save memory: what
-    gradient accumulation is elsewhere, but exact, as the items of all pieces are compared with each other.
-    precision: bf16 runs networks under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight gradients
-    of torch 2.13's bf16 3D convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views, or only read
-    where a GPU computes them. network: how the network is held: averaged, computed anew, split, compiled. checkpoint_every, log_every,
-    probe_every: steps. keep: which checkpoints stay. time_limit_s: after it the run saves and stops with exit code 75. on_unreadable: what
-    happens at a scan of the store that cannot be read (a rotten disk): the run stops, or names it and goes on with the next scan in its
-    place.
+    gradient accumulation is elsewhere, but exact, as the items of all pieces are compared with each other. precision: bf16 runs networks
+    under autocast on a GPU; losses are float32 either way, and a CPU computes in fp32 (the weight gradients of torch 2.13's bf16 3D
+    convolutions are not finite there for maps of 2x2x2 voxels). workers: threads that make views, or processes that only read where a GPU
+    computes them. network: how the network is held: averaged, computed anew, split, compiled. checkpoint_every, log_every, probe_every:
+    steps. keep: which checkpoints stay. time_limit_s: after it the run saves and stops with exit code 75. on_unreadable: what happens at a
+    scan of the store that cannot be read (a rotten disk): the run stops, or names it and goes on with the next scan in its place.
     """
 
     num_steps: int = Field(ge=1)

@@ -20,7 +20,8 @@ from medcl.views.crops import Crop, Frame, draw_centre, pull_together
 from medcl.views.effects import MIN_OVERLAP, check
 from medcl.views.matching import matched_points
 from medcl.views.policy import Policy, ViewsConfig, load_policy
-from medcl.views.sampling import Reader, Region, read_region, region_of, sample, sample_nearest
+from medcl.views.raw_views import RawViews
+from medcl.views.sampling import Reader, read_region, region_of, sample, sample_nearest
 from medcl.views.spatial import Elastic, Scale
 from medcl.views.step import Look
 
@@ -54,16 +55,6 @@ class ViewParameters:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Of the view's voxels."""
         return geometry.spacing_mm(self.world)
-
-
-@dataclass(frozen=True, eq=False)
-class RawView:
-    """A view before any arithmetic: the voxels that it needs, its own (x, y, z) size, what was drawn for its intensity steps, its look."""
-
-    region: Region
-    size: Size
-    values: dict[str, dict[str, float]]
-    look: Look
 
 
 class ViewMaker:
@@ -150,17 +141,28 @@ class ViewMaker:
         reader = _Stored(store, row)
         return self._render(reader, store.shape(row), parameters, out, store.background(row), (slope, intercept))
 
-    def read(self, store: VolumeStore, row: int, parameters: ViewParameters, device: torch.device) -> RawView:
-        """What `render_batch` computes a view from, where the device can fetch it."""
-        from medcl.views.on_device import on_its_way
+    def read(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawViews:
+        """What `render_batch` computes a view from."""
+        look = self._look(store.background(row), parameters)
+        if not all(step.batched for step in self._intensity if step.name in parameters.values):
+            # A step that only works on one view, on the CPU: the worker makes the view, and nothing is left to do.
+            finished = replace(look, network=(1.0, 0.0))
+            return RawViews.of(parameters.size, region_of(self.render(store, row, parameters)), finished, {})
+        slope, intercept = store.scaling(row)
+        scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
+        region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
+        intensity = {step.name: parameters.values[step.name] for step in self._intensity if step.name in parameters.values}
+        return RawViews.of(parameters.size, region, look, intensity)
 
-        return on_its_way(self._raw(store, row, parameters), device)
+    def join(self, parts: Sequence[RawViews]) -> RawViews:
+        """All views of some parts, in order, as one part."""
+        return RawViews.joined(parts)
 
-    def render_batch(self, raw: Sequence[RawView], device: torch.device) -> torch.Tensor:
+    def render_batch(self, parts: Sequence[RawViews], device: torch.device) -> torch.Tensor:
         """Many views at once, computed on a device: (batch, x, y, z) float32, within rounding what `render` gives for each."""
         from medcl.views.on_device import render_batch
 
-        return render_batch(raw, self._intensity, raw[0].size, self.recipe.network_range, device)
+        return render_batch(RawViews.joined(parts), self._intensity, self.recipe.network_range, device)
 
     def render_all(self, store: VolumeStore, row: int, views: Sequence[ViewParameters]) -> Iterator[np.ndarray]:
         """Several views of one row, which is read once: windows that cover a field touch each of its chunks several times."""
@@ -252,16 +254,6 @@ class ViewMaker:
         grid = self._grid(self.config.size_of(number))
         extent = self._kept_extent(shape, spacing, grid, keep[0], share, factor) if keep else self._pitch(spacing) * grid * factor
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
-
-    def _raw(self, store: VolumeStore, row: int, parameters: ViewParameters) -> RawView:
-        look = self._look(store.background(row), parameters)
-        if not all(step.batched for step in self._intensity if step.name in parameters.values):
-            # A step that only works on one view, on the CPU: the worker makes the view, and nothing is left to do.
-            return RawView(region_of(self.render(store, row, parameters)), parameters.size, {}, replace(look, network=(1.0, 0.0)))
-        slope, intercept = store.scaling(row)
-        scaled = {"background": look.background, "slope": slope, "intercept": intercept, "bend": parameters.bend}
-        region = read_region(_Stored(store, row), store.shape(row), parameters.matrix, parameters.size, **scaled)
-        return RawView(region, parameters.size, parameters.values, look)
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:

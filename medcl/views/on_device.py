@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,64 +11,50 @@ from torch import Tensor
 
 from medcl.views import device_filters
 from medcl.views.device_filters import on
-from medcl.views.sampling import Region, spline_weights
+from medcl.views.raw_views import RawViews
+from medcl.views.sampling import spline_weights
 from medcl.views.step import Look, Step
-
-if TYPE_CHECKING:
-    from medcl.views.batched import RawView
 
 # Voxels that are worked on at once, at 20 to 30 bytes each: what bounds the memory beside the views themselves.
 _AT_ONCE = 2**25
 
 
-def on_its_way(raw: RawView, device: torch.device) -> RawView:
-    """The same with its voxels in memory from which a GPU can fetch them while other things go on."""
-    array = raw.region.array
-    held = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=device.type == "cuda")
-    held.numpy()[...] = array
-    return replace(raw, region=replace(raw.region, array=held))
-
-
-def render_batch(
-    raw: Sequence[RawView], steps: Sequence[Step], size: tuple[int, int, int], limits: tuple[float, float], device: torch.device
-) -> Tensor:
-    """(batch, x, y, z) float32 network values within `limits`, of views that went through `on_its_way`.
+def render_batch(raw: RawViews, steps: Sequence[Step], limits: tuple[float, float], device: torch.device) -> Tensor:
+    """(batch, x, y, z) float32 network values within `limits`, of views whose voxels may lie in any memory.
 
     steps: the policy's intensity steps, in order. Nothing here waits for the device. Products of matrices are as precise as
     torch's settings have them: float32 by default.
     """
-    views = torch.empty((len(raw), *size), device=device)
+    views = torch.empty((len(raw.arrays), *raw.size), device=device)
+    shapes = raw.averaged_shapes()
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for part in _parts(len(raw), np.max([one.region.averaged_shape for one in raw], axis=0)):
-            _sample([one.region for one in raw[part]], views[part])
-        for part in _parts(len(raw), size):
-            _apply(raw[part], steps, views[part], limits)
+        for part in _parts(len(views), shapes.max(0)):
+            _sample(raw, shapes, part, views[part])
+        for part in _parts(len(views), raw.size):
+            _apply(raw, part, steps, views[part], limits)
     return views
 
 
 def _parts(count: int, shape: Sequence[int] | np.ndarray) -> Iterator[slice]:
     """As few parts of `count` arrays as fit."""
     most = max(1, _AT_ONCE // int(np.prod(shape)))
-    return (slice(start, start + most) for start in range(0, count, most))
+    return (slice(start, min(start + most, count)) for start in range(0, count, most))
 
 
-def _apply(raw: Sequence[RawView], steps: Sequence[Step], views: Tensor, limits: tuple[float, float]) -> None:
+def _apply(raw: RawViews, part: slice, steps: Sequence[Step], views: Tensor, limits: tuple[float, float]) -> None:
     """Every step on those views for which it was drawn; then network values."""
-    looks = np.array([_numbers(one.look) for one in raw])
+    looks = raw.look[part].copy()
     for step in steps:
-        at = [place for place, one in enumerate(raw) if step.name in one.values]
-        if at:
-            drawn = [raw[place].values[step.name] for place in at]
+        places, values = raw.drawn.get(step.name, (np.zeros(0, np.int64), {}))
+        here = (places >= part.start) & (places < part.stop)
+        if here.any():
+            at = places[here] - part.start
             chosen = on(views, at, np.int64)
-            part = views[chosen]
-            look = step.apply(part, {name: np.array([values[name] for values in drawn]) for name in drawn[0]}, _look(looks[at]))
-            views[chosen] = part
-            looks[at] = np.stack(_numbers(look), 1)
+            some = views[chosen]
+            look = step.apply(some, {name: drawn[here] for name, drawn in values.items()}, _look(looks[at]))
+            views[chosen] = some
+            looks[at] = np.stack(look.numbers, 1)
     device_filters.scale_shift_clip(views, *_look(looks).network, *limits)
-
-
-def _numbers(look: Look) -> tuple:
-    return (look.background, *look.spacing_mm, *look.network, *look.limits)
 
 
 def _look(numbers: np.ndarray) -> Look:
@@ -79,34 +63,36 @@ def _look(numbers: np.ndarray) -> Look:
     return Look(background, (x, y, z), (scale, shift), (low, high), device_filters)
 
 
-def _sample(regions: Sequence[Region], views: Tensor) -> None:
-    """Fill (batch, x, y, z) with stored values, trilinear; see sampling.sample."""
-    room = np.max([region.averaged_shape for region in regions], axis=0)
-    held = torch.zeros((len(regions), 1, *room.tolist()), device=views.device)
-    for region, place in zip(regions, held[:, 0], strict=True):
-        array = region.array.to(views.device, non_blocking=True)
-        if max(region.factors) > 1:
-            array = F.avg_pool3d(array.float()[None], region.factors)[0]
+def _sample(raw: RawViews, shapes: np.ndarray, part: slice, views: Tensor) -> None:
+    """Fill (batch, x, y, z) with stored values, trilinear; see sampling.sample. shapes: of what is sampled, (view, 3), of all views."""
+    room = shapes[part].max(0)
+    held = torch.zeros((len(views), 1, *room.tolist()), device=views.device)
+    averaged = raw.factors.max(1) > 1
+    for number, place in zip(range(part.start, part.stop), held[:, 0], strict=True):
+        array = raw.arrays[number]
+        array = (array if isinstance(array, Tensor) else torch.tensor(array)).to(views.device, non_blocking=True)
+        if averaged[number]:
+            array = F.avg_pool3d(array.float()[None], raw.factors[number].tolist())[0]
         x, y, z = array.shape
         place[:x, :y, :z] = array
     # No view reaches beyond its own region: what padding lies there is never seen.
-    sampled = F.grid_sample(held, _places(regions, room, views), mode="bilinear", padding_mode="border", align_corners=True)
+    sampled = F.grid_sample(held, _places(raw, part, room, views), mode="bilinear", padding_mode="border", align_corners=True)
     views.copy_(sampled[:, 0])
-    slope, intercept = np.array([region.scaling for region in regions]).T
-    device_filters.scale_shift(views, slope, intercept)
+    device_filters.scale_shift(views, *raw.scaling[part].T)
 
 
-def _places(regions: Sequence[Region], room: np.ndarray, views: Tensor) -> Tensor:
+def _places(raw: RawViews, part: slice, room: np.ndarray, views: Tensor) -> Tensor:
     """(batch, x, y, z, 3): where in its region every voxel of a view lies; -1 and 1 are the first and last voxel along (z, y, x)."""
     unit = np.where(room > 1, 2 / np.maximum(room - 1, 1), 0)
-    matrix = np.stack([region.matrix * unit[:, None] for region in regions])[:, ::-1]
+    matrix = (raw.matrix[part] * unit[:, None])[:, ::-1]
     lines = [matrix[:, None, :, axis] * np.arange(length)[:, None] for axis, length in enumerate(views.shape[1:])]
     lines[0] = lines[0] + matrix[:, None, :, 3] - 1
     x, y, z = (on(views, line) for line in lines)
     places = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None]
-    bent = [place for place, region in enumerate(regions) if region.bend.size]
+    bent = [number for number in raw.bend if part.start <= number < part.stop]
     if bent:
-        bend = np.stack([(regions[place].bend * unit)[..., ::-1] for place in bent])
+        bend = np.stack([(raw.bend[number] * unit)[..., ::-1] for number in bent])
         weights = (on(views, spline_weights(length, points)) for length, points in zip(views.shape[1:], bend.shape[1:4], strict=True))
-        places[on(views, bent, np.int64)] += torch.einsum("nabcd,xa,yb,zc->nxyzd", on(views, bend), *weights)
+        at = on(views, [number - part.start for number in bent], np.int64)
+        places[at] += torch.einsum("nabcd,xa,yb,zc->nxyzd", on(views, bend), *weights)
     return places

@@ -34,6 +34,11 @@ class Look:
     limits: tuple[Any, Any]
     passes: ModuleType = filters
 
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """All but the passes, as eight numbers."""
+        return (self.background, *self.spacing_mm, *self.network, *self.limits)
+
 
 class Step(Settings):
     """Base of every augmentation.

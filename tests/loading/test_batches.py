@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from medcl.encoders import tokenizer
 from medcl.foundation import distributed
-from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.errors import DataError, MedclError, UserError
 from medcl.foundation.types import Batch
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts
-from tests.loading.made_pictures import CountingStore, KeyedMaker
+from tests.conftest import ROOT
+from tests.loading.made_pictures import CountingStore, Growing, KeyedMaker
+
+CPU = torch.device("cpu")
+WAYS = {"by workers": {}, "on a device": {"device": CPU}, "on a device, by processes": {"device": CPU, "processes": True}}
+every_way = pytest.mark.parametrize("way", list(WAYS.values()), ids=list(WAYS))
 
 
 def _batches(num_items: int = 10, size: tuple[int, ...] = (4, 3, 2), fails: int | None = None, **settings) -> Batches:
@@ -43,12 +55,12 @@ def test_pictures_come_as_rows_and_columns() -> None:
     assert batch.views[0][0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
+@every_way
 @pytest.mark.parametrize("workers", [0, 1, 5])
-def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int, device: torch.device | None) -> None:
+def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int, way: dict) -> None:
     wanted = [_copy(_batches().at(step)) for step in range(9)]
     for start in (0, 4):
-        found = [_copy(batch) for batch in _batches(workers=workers, device=device).iterate(start, 9)]
+        found = [_copy(batch) for batch in _batches(workers=workers, **way).iterate(start, 9)]
         assert len(found) == 9 - start
         for first, second in zip(found, wanted[start:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -82,20 +94,21 @@ def test_an_item_met_twice_in_a_batch_has_views_of_its_own() -> None:
         assert len(views) == 3 and len({float(view.sum()) for view in views}) == 3
 
 
-@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
+@every_way
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_item_is_named_with_its_step(workers: int, device: torch.device | None) -> None:
-    batches = _batches(fails=6, workers=workers, device=device)
+def test_a_broken_item_is_named_with_its_step(workers: int, way: dict) -> None:
+    batches = _batches(fails=6, workers=workers, **way)
     step = next(step for step in range(10) if 6 in batches.rows_at(step))
     with pytest.raises(DataError, match=rf"step {step}: row 6 of the store \(volume v6\).*chunk is damaged"):
         for _ in batches.iterate(0, 10):
             pass
 
 
+@every_way
 @pytest.mark.parametrize("workers", [0, 3])
-def test_a_broken_item_may_be_skipped_but_is_named_and_never_replaced_in_silence(workers: int) -> None:
+def test_a_broken_item_may_be_skipped_but_is_named_and_never_replaced_in_silence(workers: int, way: dict) -> None:
     said: list[str] = []
-    batches = _batches(fails=6, workers=workers, rows=[2, 6, 8], world_batch=3, on_unreadable=said.append)
+    batches = _batches(fails=6, workers=workers, rows=[2, 6, 8], world_batch=3, on_unreadable=said.append, **way)
     found = [_copy(batch) for batch in batches.iterate(0, 4)]
     assert [sorted(items.tolist()) for *_, items, _ in found] == [[2, 8, 8]] * 4, "the next row stands where row 6 stood, and says so"
     assert len(said) == 1 and "row 6 of the store (volume v6)" in said[0] and "chunk is damaged" in said[0]
@@ -135,12 +148,57 @@ def test_a_device_without_memory_is_named_with_its_step() -> None:
         batches.at(3)
 
 
-@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["by workers", "on a device"])
-def test_leaving_early_ends_the_threads(device: torch.device | None) -> None:
-    import threading
-
-    before = threading.active_count()
-    steps = _batches(device=device).iterate(0, 1000)
+@every_way
+def test_leaving_early_ends_the_workers(way: dict) -> None:
+    before = threading.active_count(), _children()
+    steps = _batches(**way).iterate(0, 1000)
     next(steps)
+    assert len(_children() - before[1]) == (2 if "processes" in way else 0)
     steps.close()
-    assert threading.active_count() == before
+    assert (threading.active_count(), _children()) == before
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def test_a_reader_that_dies_is_named() -> None:
+    before = _children()
+    steps = _batches(**WAYS["on a device, by processes"]).iterate(0, 1000)
+    next(steps)
+    os.kill(min(_children() - before), signal.SIGKILL)
+    with pytest.raises(MedclError, match=r"reader process 0 of this run was killed \(SIGKILL\).*lower training.workers"):
+        for _ in steps:
+            pass
+    assert _children() == before
+
+
+def test_readers_end_with_the_run_however_it_ends() -> None:
+    begin = "from tests.loading.test_batches import WAYS, _batches"
+    program = f"{begin}\nfor batch in _batches(**list(WAYS.values())[2]).iterate(0, 10**9): print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        readers = psutil.Process(process.pid).children()
+        process.kill()
+    assert len(readers) == 2
+    _, alive = psutil.wait_procs(readers, timeout=20)
+    assert not alive
+
+
+def test_memory_shared_with_readers_grows_with_what_they_read() -> None:
+    batches = Batches(CountingStore(4), Growing((1, 1, 1)), num_views=1, world_batch=4, seed=0, workers=2, device=CPU, processes=True)
+    sizes = [batch.views[0].flatten().tolist() == batch.item.tolist() for batch in batches.iterate(0, 12)]
+    assert sizes == [True] * 12
+
+
+@pytest.mark.parametrize("known", ["in a function", "in a script"])
+def test_a_step_that_readers_cannot_find_is_refused_with_the_way_out(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(KeyedMaker):
+        pass
+
+    if known == "in a script":
+        Own.__module__, Own.__qualname__ = "__main__", "Own"
+        monkeypatch.setattr(sys.modules["__main__"], "Own", Own, raising=False)
+    settings = {"num_views": 1, "world_batch": 2, "seed": 0, "workers": 1}
+    with pytest.raises(UserError, match=r"Own.*define your step in a module of its own, or set training.workers to 0"):
+        Batches(CountingStore(4), Own((4, 3, 2)), device=CPU, processes=True, **settings).at(0)

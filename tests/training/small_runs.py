@@ -23,7 +23,8 @@ import torch
 from medcl.encoders import ResNetConfig, build_seeded, tokenizer
 from medcl.foundation.config import Settings
 from medcl.foundation.randomness import generator
-from medcl.loading import Batches, ReportTexts
+from medcl.loading.batches import Batches
+from medcl.loading.texts import ReportTexts
 from medcl.methods import Method, MethodConfig
 from medcl.training import TrainingConfig, train
 from medcl.training.checkpoint import TENSORS

@@ -30,6 +30,7 @@ from medcl.views.intensity import (
 )
 from medcl.views.noise import DoseNoise, Noise, RicianNoise, Speckle
 from medcl.views.policy import ViewsConfig
+from medcl.views.raw_views import RawViews
 from medcl.views.sampling import read_region, region_of, sample
 from medcl.views.step import Look, Step
 from medcl.views.ultrasound import Gain, Shadow
@@ -65,7 +66,7 @@ def maker_for(name: str, **more) -> ViewMaker:
 
 def differences(maker: ViewMaker, store: VolumeStore, drawn: Sequence[tuple[int, ViewParameters]], device: torch.device) -> np.ndarray:
     """Largest difference of every view between both ways, as a share of the network's range."""
-    raw = [maker.read(store, row, view, device) for row, view in drawn]
+    raw = [maker.read(store, row, view) for row, view in drawn]
     found = maker.render_batch(raw, device)
     assert found.device.type == device.type and found.dtype == torch.float32 and found.shape == (len(drawn), *maker.size)
     wanted = np.stack([maker.render(store, row, view) for row, view in drawn])
@@ -163,7 +164,9 @@ def test_samples_inside_outside_and_averaged(dtype: type, device: torch.device) 
         regions.append(read_region(read, array.shape, matrix, size, **given))
     assert {region.factors for region in regions} > {(1, 1, 1), (2, 2, 2)}
     views = torch.empty((5, *size), device=device)
-    on_device._sample([type(one)(torch.tensor(one.array), one.factors, one.matrix, one.bend, one.scaling) for one in regions], views)
+    look = Look(9.0, (1.0, 1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
+    raw = RawViews.joined([RawViews.of(size, region, look, {}) for region in regions])
+    on_device._sample(raw, raw.averaged_shapes(), slice(0, 5), views)
     assert np.abs(views.cpu().numpy() - np.stack(wanted)).max() < 1e-4 * 125
 
 
@@ -171,7 +174,7 @@ def test_samples_inside_outside_and_averaged(dtype: type, device: torch.device) 
 def test_a_view_does_not_depend_on_its_neighbours_or_on_how_often(device: torch.device, made_store: Stores, monkeypatch) -> None:
     """Twice the same bits; in other company, or in pieces that fit into less memory, the same within rounding."""
     store, maker = made_store("ct"), maker_for("ct")
-    raw = [maker.read(store, row, view, device) for row, view in draws(maker, store, 4)]
+    raw = [maker.read(store, row, view) for row, view in draws(maker, store, 4)]
     whole = maker.render_batch(raw, device)
     assert torch.equal(whole, maker.render_batch(raw, device))
     monkeypatch.setattr(on_device, "_AT_ONCE", 3 * 60**3)
@@ -184,12 +187,14 @@ def test_nothing_waits_for_the_device_or_mixes_it_with_the_cpu(name: str, made_s
     """The device `meta` has shapes and no values: asking for a value (on a GPU: waiting), or adding a tensor of the CPU, fails there."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     store, maker = made_store(name), maker_for(name)
-    raw = [maker.read(store, row, view, torch.device("cpu")) for row, view in draws(maker, store, 2)]
+    raw = [maker.read(store, row, view) for row, view in draws(maker, store, 2)]
     steps = [step for step in BATCHED if step.name != "blur"]
     flat = maker.flat
     drawn = [{step.name: step.draw(np.random.default_rng(number), flat) for step in steps} for number in range(len(raw))]
-    raw = [replace(one, values=one.values | values) for one, values in zip(raw, drawn, strict=True)]
-    views = on_device.render_batch(raw, [*steps, Blur(max_sigma_px=1.0)], maker.size, (-1.0, 1.0), torch.device("meta"))
+    again = {name: (np.arange(len(raw)), {key: np.array([one[name][key] for one in drawn]) for key in drawn[0][name]}) for name in drawn[0]}
+    joined = RawViews.joined(raw)
+    joined = replace(joined, drawn=joined.drawn | again)
+    views = on_device.render_batch(joined, [*steps, Blur(max_sigma_px=1.0)], (-1.0, 1.0), torch.device("meta"))
     assert views.device.type == "meta" and views.shape == (len(raw), *maker.size)
 
 

@@ -17,9 +17,9 @@ from tests.views.made_scans import SIZES, on_devices
 Stores = Callable[[str], VolumeStore]
 
 
-def batches(store: VolumeStore, name: str, workers: int, device: torch.device | None = None) -> Batches:
+def batches(store: VolumeStore, name: str, workers: int, device: torch.device | None = None, processes: bool = False) -> Batches:
     maker = ViewMaker(ViewsConfig(policy=name, size=SIZES[name], strength="strong"), BUILT_IN[name])
-    return Batches(store, maker, num_views=2, world_batch=3, seed=7, workers=workers, device=device)
+    return Batches(store, maker, num_views=2, world_batch=3, seed=7, workers=workers, device=device, processes=processes)
 
 
 @pytest.mark.parametrize("name", ["ct", "ultrasound"])
@@ -47,7 +47,7 @@ def test_a_device_gives_the_batches_that_the_workers_would_have_made(name: str, 
         for one, other in zip(batch.views, wanted[step], strict=True):
             assert one.shape == other.shape and one.is_contiguous() == other.is_contiguous()
             assert one.device.type == device.type and (one.cpu() - other).abs().max() < 1e-4 * (high - low)
-    for workers in (1, 3):
-        again = batches(VolumeStore(store.folder), name, workers, device=device).iterate(2, 5)
+    for workers, processes in ((1, False), (3, False), (1, True), (2, True)):
+        again = batches(VolumeStore(store.folder), name, workers, device, processes).iterate(2, 5)
         for step, batch in enumerate(again, 2):
             assert all(torch.equal(one, other) for one, other in zip(batch.views, found[step].views, strict=True))
