@@ -1,6 +1,6 @@
 """Views a second on this machine's GPU, beside what a training step needs, and what they cost the step.
 
-python benchmarks/gpu_views.py [--steps 20] [--batch 32] [--workers 8] [--out reports/training/gpu_views.md]
+python benchmarks/gpu_views.py [--steps 20] [--batch 32] [--workers 8] [--made FOLDER] [--out reports/training/gpu_views.md]
 python benchmarks/gpu_views.py --small     # as always without a GPU: the same path on the CPU, tiny; shows that it runs, not how fast
 
 Views of the policy `ct` of made CT, 64 and 96 voxels a side, and of the policy `xray` of made X-rays, 224 pixels a side, from the
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> str:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--made", type=Path, default=None, help="a folder with the made stores, or where to leave them for the next time")
     parser.add_argument("--out", type=Path, default=None)
     said = parser.parse_args(arguments)
     small = said.small or here().gpu is None
@@ -46,12 +47,20 @@ def main(arguments: list[str] | None = None) -> str:
     if small:
         cases = [gpu_step.Case("SimCLR", 18, 16, 4, 2, 2, 1), gpu_step.Case("SimCLR", 18, 32, 4, 2, 2, 1, picture=True)]
     with tempfile.TemporaryDirectory() as folder:
-        view_arms.write_scans(Path(folder) / "scans", (32, 32, 32) if small else view_arms.SHAPE)
-        scans, pictures = view_arms.open_store(Path(folder)), view_arms.open_pictures(Path(folder), 4 if small else 64)
+        scans, pictures = _stores(said.made or Path(folder), small)
         held = [(case, pictures if case.picture else scans) for case in cases]
         sides = {case.side: (case, store) for case, store in held}.values()
         parts, steps = (_parts(case, store) for case, store in sides), (_step(case, store) for case, store in held)
         return gpu_step.tell(chain(_head(said.workers, small), parts, _STEPS, steps), said.out)
+
+
+def _stores(folder: Path, small: bool) -> tuple[VolumeStore, VolumeStore]:
+    """Made volumes and made pictures, unless they are there already."""
+    if (folder / "store").is_dir() and (folder / "picture store").is_dir():
+        return VolumeStore(folder / "store"), VolumeStore(folder / "picture store")
+    folder.mkdir(parents=True, exist_ok=True)
+    view_arms.write_scans(folder / "scans", (32, 32, 32) if small else view_arms.SHAPE)
+    return view_arms.open_store(folder), view_arms.open_pictures(folder, 4 if small else 64)
 
 
 def _parts(case: gpu_step.Case, store: VolumeStore) -> str:
