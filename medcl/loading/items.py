@@ -23,7 +23,7 @@ class Store(Protocol):
 
 
 class Raw(Protocol):
-    """What some views of one size are computed from on a device: an array of each, and whatever else is needed (see views.RawViews)."""
+    """What some views of one size are computed from on a device: their voxels, and whatever else is needed (see views.RawViews)."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -32,7 +32,7 @@ class Raw(Protocol):
 
     @property
     def arrays(self) -> list[Any]:
-        """Voxels of each view, as they were read."""
+        """Their voxels, as they were read."""
         ...
 
     def holding(self, arrays: Sequence[Any]) -> Any:
@@ -66,7 +66,7 @@ class Maker(Protocol):
         ...
 
     def join(self, parts: Sequence[Any]) -> Any:
-        """All views of some parts, in order, as one part."""
+        """All views of some parts, in order, as one part in few arrays."""
         ...
 
     def render_batch(self, parts: Sequence[Any], device: Any) -> Any:

@@ -155,8 +155,8 @@ class ViewMaker:
         return RawViews.of(parameters.size, region, look, intensity)
 
     def join(self, parts: Sequence[RawViews]) -> RawViews:
-        """All views of some parts, in order, as one part."""
-        return RawViews.joined(parts)
+        """All views of some parts, in order, as one part in few arrays."""
+        return RawViews.joined(parts).stacked()
 
     def render_batch(self, parts: Sequence[RawViews], device: torch.device) -> torch.Tensor:
         """Many views at once, computed on a device: (batch, x, y, z) float32, within rounding what `render` gives for each."""

@@ -25,11 +25,10 @@ def render_batch(raw: RawViews, steps: Sequence[Step], limits: tuple[float, floa
     steps: the policy's intensity steps, in order. Nothing here waits for the device. Products of matrices are as precise as
     torch's settings have them: float32 by default.
     """
-    views = torch.empty((len(raw.arrays), *raw.size), device=device)
-    shapes = raw.averaged_shapes()
+    views = torch.empty((len(raw.shapes), *raw.size), device=device)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for part in _parts(len(views), shapes.max(0)):
-            _sample(raw, shapes, part, views[part])
+        for part in _parts(len(views), (raw.shapes // raw.factors).max(0)):
+            _sample(raw, part, views[part])
         for part in _parts(len(views), raw.size):
             _apply(raw, part, steps, views[part], limits)
     return views
@@ -63,22 +62,34 @@ def _look(numbers: np.ndarray) -> Look:
     return Look(background, (x, y, z), (scale, shift), (low, high), device_filters)
 
 
-def _sample(raw: RawViews, shapes: np.ndarray, part: slice, views: Tensor) -> None:
-    """Fill (batch, x, y, z) with stored values, trilinear; see sampling.sample. shapes: of what is sampled, (view, 3), of all views."""
-    room = shapes[part].max(0)
+def _sample(raw: RawViews, part: slice, views: Tensor) -> None:
+    """Fill (batch, x, y, z) with stored values, trilinear; see sampling.sample."""
+    room = (raw.shapes // raw.factors)[part].max(0)
     held = torch.zeros((len(views), 1, *room.tolist()), device=views.device)
-    averaged = raw.factors.max(1) > 1
-    for number, place in zip(range(part.start, part.stop), held[:, 0], strict=True):
-        array = raw.arrays[number]
-        array = (array if isinstance(array, Tensor) else torch.tensor(array)).to(views.device, non_blocking=True)
-        if averaged[number]:
-            array = F.avg_pool3d(array.float()[None], raw.factors[number].tolist())[0]
-        x, y, z = array.shape
-        place[:x, :y, :z] = array
+    start = 0
+    for array in raw.arrays:
+        first, last = max(start, part.start), min(start + len(array), part.stop)
+        if first < last:
+            some = (array if isinstance(array, Tensor) else torch.tensor(array)).to(views.device, non_blocking=True)
+            place = held[first - part.start : last - part.start, 0]
+            _average(some[first - start : last - start], raw.shapes[first:last], raw.factors[first:last], place)
+        start += len(array)
     # No view reaches beyond its own region: what padding lies there is never seen.
     sampled = F.grid_sample(held, _places(raw, part, room, views), mode="bilinear", padding_mode="border", align_corners=True)
     views.copy_(sampled[:, 0])
     device_filters.scale_shift(views, *raw.scaling[part].T)
+
+
+def _average(some: Tensor, shapes: np.ndarray, factors: np.ndarray, held: Tensor) -> None:
+    """Put each view's voxels, or as many of them averaged as its factors say, at the beginning of its place."""
+    if factors.max() == 1:
+        x, y, z = np.minimum(some.shape[1:], held.shape[1:]).tolist()
+        held[:, :x, :y, :z] = some[:, :x, :y, :z]
+        return
+    for one, (x, y, z), factor, place in zip(some, shapes.tolist(), factors.tolist(), held, strict=True):
+        averaged = F.avg_pool3d(one[None, :x, :y, :z].float(), factor)[0]
+        x, y, z = averaged.shape
+        place[:x, :y, :z] = averaged
 
 
 def _places(raw: RawViews, part: slice, room: np.ndarray, views: Tensor) -> Tensor:

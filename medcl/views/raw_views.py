@@ -11,18 +11,23 @@ import numpy as np
 from medcl.views.sampling import Region
 from medcl.views.step import Look
 
+# Times the voxels that views need: more is not copied to a device.
+_MOST_ROOM = 2
+
 
 @dataclass(frozen=True, eq=False)
 class RawViews:
     """Some views of one size.
 
-    size: (x, y, z) of each view. arrays: the voxels that each needs, in the store's own numbers, in any memory. factors (view, 3), matrix
-    (view, 3, 4), scaling (view, 2): where in them it lies, as in `sampling.Region`; bend: the same, of those views that are bent. look:
-    (view, 8), its `Look.numbers`. drawn: of each intensity step, the views for which it was drawn, and the values, one for each of them.
+    size: (x, y, z) of each view. arrays: the voxels that they need, in the store's own numbers, in any memory: (some views, x, y, z), one
+    after the other; shapes: (view, 3), how many of those are a view's own. factors (view, 3), matrix (view, 3, 4), scaling (view, 2): where
+    in them it lies, as in `sampling.Region`; bend: the same, of those views that are bent. look: (view, 8), its `Look.numbers`. drawn: of
+    each intensity step, the views for which it was drawn, and the values, one for each of them.
     """
 
     size: tuple[int, int, int]
     arrays: list[Any]
+    shapes: np.ndarray
     factors: np.ndarray
     matrix: np.ndarray
     scaling: np.ndarray
@@ -35,7 +40,8 @@ class RawViews:
         """A single view. values: of its intensity steps, by name."""
         return RawViews(
             size,
-            [region.array],
+            [region.array[None]],
+            np.array([region.array.shape]),
             np.array([region.factors]),
             region.matrix[None],
             np.array([region.scaling]),
@@ -49,7 +55,7 @@ class RawViews:
         """All views of some parts, in order."""
         if len(parts) == 1:
             return parts[0]
-        starts = np.cumsum([0, *(len(part.arrays) for part in parts)]).tolist()
+        starts = np.cumsum([0, *(len(part.shapes) for part in parts)]).tolist()
         steps = dict.fromkeys(name for part in parts for name in part.drawn)
         drawn = {}
         for name in steps:
@@ -59,6 +65,7 @@ class RawViews:
         return RawViews(
             parts[0].size,
             [array for part in parts for array in part.arrays],
+            np.concatenate([part.shapes for part in parts]),
             np.concatenate([part.factors for part in parts]),
             np.concatenate([part.matrix for part in parts]),
             np.concatenate([part.scaling for part in parts]),
@@ -71,6 +78,14 @@ class RawViews:
         """The same with their voxels elsewhere: on a device, say."""
         return replace(self, arrays=list(arrays))
 
-    def averaged_shapes(self) -> np.ndarray:
-        """(view, 3): voxels along each axis once `factors` of them are averaged."""
-        return np.array([array.shape for array in self.arrays]) // self.factors
+    def stacked(self) -> RawViews:
+        """The same in one array, each view's voxels with zeros behind them, unless that would be mostly zeros: one copy to a device."""
+        room, dtypes = self.shapes.max(0), {array.dtype for array in self.arrays}
+        if len(dtypes) > 1 or len(self.shapes) * room.prod() > _MOST_ROOM * self.shapes.prod(1).sum():
+            return self
+        stack, place = np.zeros((len(self.shapes), *room), dtypes.pop()), 0
+        for array in self.arrays:
+            count, x, y, z = array.shape
+            stack[place : place + count, :x, :y, :z] = array
+            place += count
+        return self.holding([stack])

@@ -38,11 +38,6 @@ class Region:
     bend: np.ndarray
     scaling: tuple[float, float]
 
-    @property
-    def averaged_shape(self) -> np.ndarray:
-        """Voxels along each axis after averaging."""
-        return np.array(self.array.shape) // self.factors
-
 
 def region_of(view: np.ndarray) -> Region:
     """The region of a view that is finished: its own voxels, where they are."""

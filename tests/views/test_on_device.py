@@ -14,7 +14,7 @@ import torch
 
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
-from medcl.views import device_filters, filters, on_device
+from medcl.views import device_filters, filters, on_device, raw_views
 from medcl.views.batched import ViewMaker, ViewParameters
 from medcl.views.intensity import (
     BiasField,
@@ -163,11 +163,31 @@ def test_samples_inside_outside_and_averaged(dtype: type, device: torch.device) 
         wanted.append(out)
         regions.append(read_region(read, array.shape, matrix, size, **given))
     assert {region.factors for region in regions} > {(1, 1, 1), (2, 2, 2)}
-    views = torch.empty((5, *size), device=device)
     look = Look(9.0, (1.0, 1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
     raw = RawViews.joined([RawViews.of(size, region, look, {}) for region in regions])
-    on_device._sample(raw, raw.averaged_shapes(), slice(0, 5), views)
-    assert np.abs(views.cpu().numpy() - np.stack(wanted)).max() < 1e-4 * 125
+    for held in (raw, stacked(raw), RawViews.joined([stacked(raw), raw])):
+        views = torch.full((len(held.shapes), *size), torch.nan, device=device)
+        on_device._sample(held, slice(0, len(views)), views)
+        again = np.stack(wanted * (len(views) // 5))
+        assert np.abs(views.cpu().numpy() - again).max() < 1e-4 * 125
+        on_device._sample(held, slice(1, 4), views[1:4].fill_(torch.nan))
+        assert np.abs(views.cpu().numpy() - again).max() < 1e-4 * 125
+
+
+def stacked(raw: RawViews) -> RawViews:
+    """In one array, however much room that takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_views, "_MOST_ROOM", 1e9)
+        found = raw.stacked()
+    assert len(found.arrays) == 1 and found.shapes is raw.shapes
+    return found
+
+
+def test_views_are_not_stacked_into_mostly_zeros() -> None:
+    look = Look(0.0, (1.0, 1.0, 1.0), (1.0, 0.0), (0.0, 1.0))
+    near, far = (RawViews.of((2, 2, 2), region_of(np.ones((n, n, n), np.float32)), look, {}) for n in (4, 9))
+    assert len(RawViews.joined([near] * 3).stacked().arrays) == 1
+    assert len(RawViews.joined([near] * 3 + [far]).stacked().arrays) == 4
 
 
 @on_devices
@@ -201,7 +221,7 @@ def test_nothing_waits_for_the_device_or_mixes_it_with_the_cpu(name: str, made_s
 def test_a_finished_view_passes_through() -> None:
     view = np.random.default_rng(0).normal(size=(6, 5, 1)).astype(np.float32)
     region = region_of(view)
-    assert region.array is view and region.averaged_shape.tolist() == [6, 5, 1] and not region.bend.size
+    assert region.array is view and region.factors == (1, 1, 1) and not region.bend.size
 
 
 def test_autocast_of_the_caller_does_not_make_views_coarse(made_store: Stores) -> None:
