@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
-# One thread per test process: two of them share two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# One thread per test process: two of them share two cores. A GPU has tests of its own.
+PYTEST := OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
 SHAPES := --jaxtyping-packages=medcl.objectives,medcl.encoders,medcl.methods,medcl.monitoring,beartype.beartype
 
 .PHONY: demo test test-slow test-gpu lint format bench clean
@@ -21,7 +21,7 @@ test-slow: $(TEST_STAMP)
 	$(PYTEST) -m "slow"
 
 test-gpu: $(TEST_STAMP)
-	$(PYTEST) -m "gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "gpu"
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
