@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.types import Volume
 from medcl.store.recipe import BUILT_IN
-from medcl.store.standard import Refused, predicted_shape, prepare_volume
+from medcl.store.standard import Refused, as_integers, largest_part, predicted_shape, prepare_volume
 
 
 def ct(shape=(60, 50, 12), spacing=(0.8, 0.8, 5.0), seed: int = 0) -> Volume:
@@ -111,3 +112,37 @@ def test_predicted_shape_is_the_shape(name: str, target: str) -> None:
     array, affine = geometry.reorient(ct().array, ct().affine, target)
     prepared = prepare_volume(Volume(array, affine, "ct", "HU"), recipe)
     assert predicted_shape(array.shape, geometry.spacing_mm(affine), target, recipe) == prepared.array.shape
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.35, 0.5, 0.7, 1.0])
+def test_largest_part_is_that_of_scipy(density: float) -> None:
+    """Of several as large, the one whose first voxel comes first."""
+    rng = np.random.default_rng(int(10 * density))
+    for _ in range(60):
+        mask = rng.random(tuple(rng.integers(1, 12, 3))) < density
+        size, box = largest_part(np.asfortranarray(mask) if rng.random() < 0.5 else mask)
+        labels, _ = ndimage.label(mask)
+        sizes = np.bincount(labels.ravel())[1:]
+        assert size == sizes.max(initial=0)
+        if size:
+            within = np.argwhere(labels == sizes.argmax() + 1)
+            assert box == list(zip(within.min(0).tolist(), within.max(0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (16, 33, 47), (40, 20, 1)])
+def test_integers_are_rounded_and_bounded_however_the_values_lie(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(0, 30000, shape).astype(np.float32)
+    wanted = np.clip(np.rint((values - np.float32(3)) / np.float32(0.5)), -32768, 32767).astype(np.int16)
+    for held in (values, np.asfortranarray(values), values[::-1][::-1]):
+        found = as_integers(held, "int16", 0.5, 3.0)
+        assert np.array_equal(found, wanted) and found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int32])
+def test_a_constant_and_a_wrong_unit_are_seen_in_any_kind_of_integers(kind: type) -> None:
+    array = np.full((6, 5, 4), 7, kind)
+    with pytest.raises(Refused, match="every voxel is 7"):
+        prepare_volume(Volume(array, np.eye(4), "ct", "HU"), BUILT_IN["ct"])
+    array[3, 2, 1] = 120
+    with pytest.raises(Refused, match="values from 7 to 120 do not look like HU"):
+        prepare_volume(Volume(array[:, ::-1], np.eye(4), "ct", "HU"), BUILT_IN["ct"])
