@@ -23,7 +23,7 @@ from medcl.evaluation.study import OpenStudy
 from medcl.foundation.cluster import Cluster
 from medcl.foundation.errors import DataError, Stopped, UserError
 from medcl.foundation.progress import Silent
-from medcl.foundation.side_by_side import begin_child, side_by_side
+from medcl.foundation.side_by_side import begin_child, begun, side_by_side
 from medcl.training.launch import StopRequest, here, one_thread
 
 Unit = FitKey | str  # a fit, or the name of an init to make ready
@@ -100,7 +100,7 @@ def _workers(study: OpenStudy, jobs: Jobs, most: int) -> Iterator[tuple[Callable
         server, size = multiprocessing.get_context("forkserver"), min(jobs.side_by_side, most)
         server.set_forkserver_preload([__name__])
         arguments = (study.config, study.out, server.Value("i", 0))
-        pool = ProcessPoolExecutor(size, mp_context=server, initializer=_begin_worker, initargs=arguments)
+        pool = begun(ProcessPoolExecutor(size, mp_context=server, initializer=_begin_worker, initargs=arguments))
         ask = partial(pool.submit, _do_in_worker)
     else:
         pool = Cluster(jobs.dask)

@@ -20,7 +20,7 @@ from medcl.foundation import geometry
 from medcl.foundation.errors import DataError, MedclError, UserError
 from medcl.foundation.files import hash_of_folder, write_whole
 from medcl.foundation.progress import Progress, Silent
-from medcl.foundation.side_by_side import begin_child
+from medcl.foundation.side_by_side import begin_child, begun
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.ledger import count_reasons, explain_counts
@@ -164,7 +164,7 @@ def _answers(
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(folder, settings, threads)) as pool:
+    with begun(ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(folder, settings, threads))) as pool:
         try:
             yield pool.map(_embed_in_worker, scans)
         except BrokenExecutor:

@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
+
+from medcl.foundation.errors import UserError
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -37,6 +39,19 @@ def side_by_side(
             result = future.result()
             yield running.pop(future), result
         look()
+
+
+def begun(pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
+    """The pool, once a process of it has begun. Raises UserError where none can, as from a script that would be run again by each."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenExecutor:
+        pool.shutdown(cancel_futures=True)
+        raise UserError(
+            "processes to work in ended as they began. Each of them reads a script that started it again: in a script, call medcl under "
+            '`if __name__ == "__main__":`. Elsewhere most likely for want of memory: ask for fewer --jobs'
+        ) from None
+    return pool
 
 
 def begin_child() -> None:

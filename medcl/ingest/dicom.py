@@ -11,7 +11,7 @@ import numpy as np
 from medcl.foundation.types import Units, Volume
 from medcl.ingest.burned_in import text_flags
 from medcl.ingest.dicom_frames import PICTURE_MODALITIES, modality_of, read_frames, shows_phase
-from medcl.ingest.dicom_header import Frame
+from medcl.ingest.dicom_header import Frame, quiet_pydicom
 from medcl.ingest.dicom_pixels import grey_values, real_values, stored_values
 from medcl.ingest.dicom_series import Stack, stacks
 from medcl.ingest.dicom_tilt import straighten, tilt_degrees
@@ -70,7 +70,8 @@ def read_again(source: Source, config: IngestConfig) -> Volume:
     config = config.model_copy(
         update={"tilt": source.detail["tilt"], "keep_derived": True, "keep_localizers": True, "keep_burned_in": True}
     )
-    by_path = {path: read_frames(path, path, config) for path in source.paths}
+    with quiet_pydicom():
+        by_path = {path: read_frames(path, path, config) for path in source.paths}
     frames = [by_path[source.paths[place]][number] for place, number in source.detail["frames"]]
     if source.detail["kind"] == "picture":
         return _picture(frames[0])[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from medcl.foundation.cluster import Cluster
-from medcl.foundation.side_by_side import begin_child
+from medcl.foundation.side_by_side import begin_child, begun
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -99,7 +99,7 @@ class Workers:
         elif self._pool is None:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.limits,))
+            self._pool = begun(ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.limits,)))
         return self._pool
 
     def _close(self) -> None:

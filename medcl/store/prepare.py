@@ -19,7 +19,7 @@ from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
 from medcl.foundation.progress import Progress, Silent
-from medcl.foundation.side_by_side import side_by_side
+from medcl.foundation.side_by_side import begun, side_by_side
 from medcl.store import update, work
 from medcl.store.plan import Estimate, Task, estimate, plan_tasks
 from medcl.store.recipe import Recipe, recipe_hash
@@ -189,7 +189,7 @@ def _workers(context: work.Context, jobs: int, dask: str | None) -> Iterator[tup
     pool: Executor
     if dask is None:
         spawn = multiprocessing.get_context("spawn")
-        pool, size = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,)), jobs
+        pool, size = begun(ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,))), jobs
         ask = partial(pool.submit, work.do_task_in_worker)
     else:
         pool = Cluster(dask)
