@@ -210,7 +210,7 @@ class Batches:
         )
 
     def _tell(self) -> None:
-        for row in [row for row in self.skipped if row not in self._told]:
+        for row in [row for row in list(self.skipped) if row not in self._told]:  # a copy: threads may add to it
             self._told.add(row)
             if self.on_unreadable:
                 self.on_unreadable(f"skipped from now on: {self.skipped[row]}")
