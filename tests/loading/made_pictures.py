@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from medcl.foundation.randomness import generator
+
+if TYPE_CHECKING:  # not in the reader processes of these tests: it would be most of their time
+    import torch
 
 
 @dataclass
@@ -53,6 +55,8 @@ class KeyedMaker:
         return Held(parts[0].size, [array for part in parts for array in part.arrays])
 
     def render_batch(self, parts: Sequence[Held], device: torch.device) -> torch.Tensor:
+        import torch
+
         return torch.stack([torch.as_tensor(array) for array in self.join(parts).arrays]).to(device)
 
 
@@ -74,4 +78,6 @@ class Growing(KeyedMaker):
         return Held((1, 1, 1), [np.full((1, 1, 1 + 5000 * self.keys[-1][1]), row, np.int16)])
 
     def render_batch(self, parts: Sequence[Held], device: torch.device) -> torch.Tensor:
+        import torch
+
         return torch.stack([array[:1, :1, :1].float() for array in self.join(parts).arrays])

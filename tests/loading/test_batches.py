@@ -59,6 +59,7 @@ def test_pictures_come_as_rows_and_columns() -> None:
 @pytest.mark.parametrize("workers", [0, 1, 5])
 def test_any_number_of_workers_makes_the_same_batches_from_any_step_on(workers: int, way: dict) -> None:
     wanted = [_copy(_batches().at(step)) for step in range(9)]
+    workers = min(workers, 2) if "processes" in way else workers
     for start in (0, 4):
         found = [_copy(batch) for batch in _batches(workers=workers, **way).iterate(start, 9)]
         assert len(found) == 9 - start
