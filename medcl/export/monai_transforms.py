@@ -8,13 +8,13 @@ from typing import Any
 
 from medcl.foundation import errors, geometry
 from medcl.foundation.files import write_json, write_text
-from medcl.store import resample, standard
+from medcl.store import body, resample, standard
 from medcl.store.recipe import Recipe
 from medcl.views import covering
 from medcl.views.batched import WINDOW_OVERLAP, ViewMaker
 
 # What a bundle carries, word for word but for where a file's neighbours are; nothing in them needs more than NumPy, SciPy and Numba.
-_CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, resample, standard, covering))
+_CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, resample, body, standard, covering))
 
 
 def write_scripts(views: ViewMaker, folder: Path) -> None:

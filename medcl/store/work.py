@@ -14,10 +14,11 @@ from medcl.foundation import geometry
 from medcl.foundation.errors import DataError, MedclError
 from medcl.foundation.side_by_side import begin_child
 from medcl.store.arrays import write_array, write_pool
+from medcl.store.body import body_box
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
 from medcl.store.resample import nearest_on_grid
-from medcl.store.standard import Prepared, Refused, as_integers, body_box, prepare_volume
+from medcl.store.standard import Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
 

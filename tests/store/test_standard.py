@@ -8,8 +8,9 @@ from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.types import Volume
+from medcl.store.body import largest_part
 from medcl.store.recipe import BUILT_IN
-from medcl.store.standard import Refused, as_integers, largest_part, predicted_shape, prepare_volume
+from medcl.store.standard import Refused, as_integers, predicted_shape, prepare_volume
 
 
 def ct(shape=(60, 50, 12), spacing=(0.8, 0.8, 5.0), seed: int = 0) -> Volume:
