@@ -1,12 +1,12 @@
 """`prepare` of CT series of 512 x 512 x 160 voxels, beside the decoding and the writing in it, with one process and with two.
 
-python -m benchmarks.prepare_speed [--series 100] [--rounds 1] [--syntaxes uncompressed] [--out reports/store/prepare_speed.md]
+python -m benchmarks.prepare_speed [--series 100] [--rounds 5] [--syntaxes uncompressed] [--out reports/store/prepare_speed.md]
 
 Made DICOM series (80 MiB each, uncompressed) in the page cache, recipe `ct`. Decoding is what reading a volume again takes: headers,
 pixels, rescale, stacking, and the hash that tells whether the files are still those that were ingested. Writing is compressing and
-writing the prepared volumes, with their checksums. CPU time of one process, for the ratio; wall time for two against one, which
-means little where others use the machine, or where the processes' start (some seconds) is not small beside their work. The
-syntaxes are those of ingest_speed.py.
+writing the prepared volumes, with their checksums. Both are timed inside the very run whose time is put over theirs, as the speed of a
+shared machine changes within minutes. CPU time of one process for that ratio; wall time for one process and for two, in turns. The
+first run of all, which loads and compiles, counts with the others. The syntaxes are those of ingest_speed.py.
 """
 
 from __future__ import annotations
@@ -14,45 +14,46 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.ingest_speed import SYNTAXES
-from medcl.ingest.data import Data, open_data
+from medcl.foundation.memory import keep_freed
+from medcl.ingest.data import Data
 from medcl.ingest.run import ingest
 from medcl.ingest.settings import IngestConfig
-from medcl.store.arrays import write_array
+from medcl.store import work
 from medcl.store.prepare import prepare
 from medcl.store.recipe import BUILT_IN
-from medcl.store.standard import prepare_volume
-from medcl.store.volume_store import VolumeStore
 from tests.ingest.scanner import series
 
 SHAPE, SPACING = (160, 512, 512), (0.8, 0.8, 2.0)
 RECIPE = BUILT_IN["ct"]
-Spent = tuple[float, float]  # CPU and wall seconds
+PARTS = {"decode": (Data, "volume"), "standard": (work, "prepare_volume"), "write": (work, "write_array")}
 
 
 def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description="Time of prepare over decoding and writing.")
     parser.add_argument("--series", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--syntaxes", nargs="+", default=["uncompressed"], choices=list(SYNTAXES))
     parser.add_argument("--out", type=Path, default=None)
     said = parser.parse_args()
+    keep_freed()  # as the command line does
     x, y, z = SHAPE[::-1]
     text = [
         f"{said.series} made CT series of {x} x {y} x {z} voxels, {' x '.join(map(str, SPACING))} mm, recipe `ct` "
-        f"({RECIPE.spacing_mm} mm, cut to the body), {said.rounds} rounds, medians of seconds a series. {platform.machine()}.",
+        f"({RECIPE.spacing_mm} mm, cut to the body), {said.rounds} rounds, seconds a series. {platform.machine()}, 2 cores.",
         "",
-        "| syntax | decode | resample, clip | write | prepare, one process | over decode and write | wall, one process | two | ratio |",
+        "| syntax | decode | make standard | write | prepare, one process | over decode and write | wall, one process | two | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for syntax in said.syntaxes:
@@ -60,10 +61,8 @@ def main() -> None:
             folder = Path(place)
             _write_series(folder / "raw", said.series, syntax)
             ingest(folder / "raw", folder / "data", settings=IngestConfig(), jobs=2)
-            data = open_data(folder / "data")
-            prepare_volume(data.volume(data.manifest["volume_id"].iat[0]), RECIPE)  # compiles, where nothing was prepared before
-            shares = [_round(data, folder) for _ in range(said.rounds)]
-        text.append(_row(syntax, [[part / said.series for part in share] for share in shares]))
+            rounds = np.array([_round(folder) for _ in range(said.rounds)]) / said.series
+        text += _rows(syntax, rounds)
     print("\n".join(text))
     if said.out is not None:
         said.out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,35 +82,43 @@ def _write_series(folder: Path, count: int, syntax: str) -> None:
         series(folder / f"{number:04d}", moved, **where)
 
 
-def _round(data: Data, folder: Path) -> list[float]:
-    """CPU seconds of decoding, of arithmetic, of writing and of one process, and wall seconds of one process and of two."""
-    one, two = folder / "one", folder / "two"
-    decode = arithmetic = 0.0
-    for volume_id in data.manifest["volume_id"]:
-        begin = time.process_time()
-        volume = data.volume(volume_id)
-        middle = time.process_time()
-        prepare_volume(volume, RECIPE)
-        decode, arithmetic = decode + middle - begin, arithmetic + time.process_time() - middle
-    alone = _spent(lambda: prepare(folder / "data", one, RECIPE, jobs=1))
-    store = VolumeStore(one)
-    write = sum(_spent(partial(write_array, folder / "written.b2nd", store.read_raw(row)[0]))[0] for row in range(len(store)))
-    together = _spent(lambda: prepare(folder / "data", two, RECIPE, jobs=2))
-    shutil.rmtree(one)
-    shutil.rmtree(two)
-    return [decode, arithmetic, write, *alone, together[1]]
+def _round(folder: Path) -> list[float]:
+    """CPU seconds of decoding, of making standard, of writing and of one process, and wall seconds of one process and of two."""
+    spent = dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            begin = time.process_time()
+            try:
+                return function(*arguments)
+            finally:
+                spent[part] += time.process_time() - begin
+
+        return call
+
+    with ExitStack() as patched:
+        for part, (place, name) in PARTS.items():
+            patched.enter_context(patch.object(place, name, timed(part, getattr(place, name))))
+        alone, wall = _prepared(folder, 1)
+    return [*spent.values(), alone, wall, _prepared(folder, 2)[1]]
 
 
-def _spent(work: Callable[[], object]) -> Spent:
+def _prepared(folder: Path, jobs: int) -> tuple[float, float]:
+    """CPU seconds of this process and wall seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
-    work()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    prepare(folder / "data", folder / "store", RECIPE, jobs=jobs)
+    spent = time.process_time() - cpu, time.perf_counter() - wall
+    shutil.rmtree(folder / "store")
+    return spent
 
 
-def _row(syntax: str, shares: list[list[float]]) -> str:
-    decode, arithmetic, write, alone, one, two = (statistics.median(part) for part in zip(*shares, strict=True))
-    seconds = " | ".join(f"{part:.2f}" for part in (decode, arithmetic, write, alone, alone / (decode + write), one, two, one / two))
-    return f"| {syntax} | {seconds} |"
+def _rows(syntax: str, rounds: np.ndarray) -> list[str]:
+    """The medians, of times and of the rounds' ratios, and under them the rounds' least and most."""
+    decode, standard, write, alone, one, two = rounds.T
+    columns = (decode, standard, write, alone, alone / (decode + write), one, two, one / two)
+    medians = " | ".join(f"{np.median(column):.2f}" for column in columns)
+    ends = " | ".join(f"{column.min():.2f} - {column.max():.2f}" for column in columns)
+    return [f"| {syntax} | {medians} |", f"| its rounds | {ends} |"]
 
 
 if __name__ == "__main__":

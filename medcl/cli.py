@@ -11,6 +11,7 @@ import typer
 
 from medcl.foundation.conversation import Conversation
 from medcl.foundation.errors import UserError
+from medcl.foundation.memory import keep_freed
 
 app = typer.Typer(
     help="Contrastive pretraining for medical images: raw scans in, a backbone and an honest label-efficiency page out.",
@@ -324,6 +325,7 @@ def main() -> None:
     # a machine that is shared several times the time of a step (reports/training/waiting_threads.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    keep_freed()
     try:
         code = app(sys.argv[1:], prog_name="medcl", standalone_mode=False)
     except Exception as error:

@@ -100,7 +100,7 @@ def _workers(study: OpenStudy, jobs: Jobs, most: int) -> Iterator[tuple[Callable
         server, size = multiprocessing.get_context("forkserver"), min(jobs.side_by_side, most)
         server.set_forkserver_preload([__name__])
         arguments = (study.config, study.out, server.Value("i", 0))
-        pool = begun(ProcessPoolExecutor(size, mp_context=server, initializer=_begin_worker, initargs=arguments))
+        pool = begun(ProcessPoolExecutor(size, mp_context=server, initializer=_begin_worker, initargs=arguments), size)
         ask = partial(pool.submit, _do_in_worker)
     else:
         pool = Cluster(jobs.dask)

@@ -163,8 +163,10 @@ def _answers(
         yield map(_Embedder(network, settings), scans)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    with begun(ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(folder, settings, threads))) as pool:
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(jobs, mp_context=server, initializer=_begin_worker, initargs=(folder, settings, threads))
+    with begun(pool, min(jobs, len(scans))):
         try:
             yield pool.map(_embed_in_worker, scans)
         except BrokenExecutor:

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessP
 from typing import TypeVar
 
 from medcl.foundation.errors import UserError
+from medcl.foundation.memory import keep_freed
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -41,10 +42,10 @@ def side_by_side(
         look()
 
 
-def begun(pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
-    """The pool, once a process of it has begun. Raises UserError where none can, as from a script that would be run again by each."""
+def begun(pool: ProcessPoolExecutor, size: int) -> ProcessPoolExecutor:
+    """The pool, once its `size` processes begin. Raises UserError where they cannot, as from a script that would be run again by each."""
     try:
-        pool.submit(os.getpid).result()
+        wait([pool.submit(os.getpid) for _ in range(size)], return_when=FIRST_COMPLETED).done.pop().result()
     except BrokenExecutor:
         pool.shutdown(cancel_futures=True)
         raise UserError(
@@ -57,6 +58,7 @@ def begun(pool: ProcessPoolExecutor) -> ProcessPoolExecutor:
 def begin_child() -> None:
     """What a worker process does first: it leaves Ctrl-C to its parent, and ends when the parent does, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 

@@ -99,7 +99,8 @@ class Workers:
         elif self._pool is None:
             context: Any = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["medcl.ingest.dicom", "medcl.ingest.nifti", "medcl.ingest.planning"])
-            self._pool = begun(ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.limits,)))
+            pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_child, initargs=(self.limits,))
+            self._pool = begun(pool, self.jobs)
         return self._pool
 
     def _close(self) -> None:

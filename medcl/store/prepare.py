@@ -188,8 +188,10 @@ def _workers(context: work.Context, jobs: int, dask: str | None) -> Iterator[tup
     """How to hand over a task, and how many are worked on side by side. The context travels once to each worker."""
     pool: Executor
     if dask is None:
-        spawn = multiprocessing.get_context("spawn")
-        pool, size = begun(ProcessPoolExecutor(jobs, mp_context=spawn, initializer=work.begin_worker, initargs=(context,))), jobs
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["medcl.store.work", "medcl.ingest.data", "medcl.ingest.dicom", "pandas"])
+        pool, size = ProcessPoolExecutor(jobs, mp_context=server, initializer=work.begin_worker, initargs=(context,)), jobs
+        begun(pool, size)
         ask = partial(pool.submit, work.do_task_in_worker)
     else:
         pool = Cluster(dask)

@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
+_TOGETHER = 4
+
 
 def resampled_length(length: int, factor: float) -> int:
     """How many samples cover the field of `length` samples when each grows by `factor`."""
@@ -46,8 +48,7 @@ def _band(old: int, new: int, factor: float, first: float) -> tuple[np.ndarray, 
     """
     support = max(1.0, factor)
     centres = first + factor * np.arange(new)
-    taps = np.arange(int(np.ceil(2 * support)) + 1)
-    columns = np.ceil(centres - support).astype(int)[:, None] + taps
+    columns = np.floor(centres - support).astype(int)[:, None] + 1 + np.arange(int(np.ceil(2 * support)))
     distance = columns - centres[:, None]
     values = np.maximum(0.0, 1.0 - np.abs(distance) / support)
     # A sampled triangle leans to one side by up to a twentieth of a voxel; this puts its centre of mass right.
@@ -91,14 +92,16 @@ def _mix_one(array: np.ndarray, columns: np.ndarray, weights: np.ndarray, axis: 
 
 @njit(nogil=True, cache=True)
 def _mix_plane(plane, columns, weights, columns_2, weights_2, out):
-    """Along the first axis and then along the last one, line by line: what is between them never leaves the processor's cache."""
-    line = np.empty(plane.shape[1], np.float32)
-    for m in range(out.shape[0]):
-        line[:] = 0
-        for t in range(columns.shape[1]):
-            if weights[m, t] != 0:
-                _add(plane[columns[m, t]], weights[m, t], line)
-        _pick_last(line, columns_2, weights_2, out[m])
+    """Along the first axis and then along the last one, few lines at a time: what is between never leaves the processor's cache."""
+    lines = np.empty((_TOGETHER, plane.shape[1]), np.float32)
+    for first in range(0, out.shape[0], _TOGETHER):
+        rows = out[first : first + _TOGETHER]
+        for m in range(rows.shape[0]):
+            lines[m] = 0
+            for t in range(columns.shape[1]):
+                if weights[first + m, t] != 0:
+                    _add(plane[columns[first + m, t]], weights[first + m, t], lines[m])
+        _pick_last(lines, columns_2, weights_2, rows)
 
 
 @njit(nogil=True, cache=True)
@@ -122,17 +125,24 @@ def _mix_lines(array, columns, weights, out):
 def _mix_last(array, columns, weights, out):
     """Along the last axis."""
     for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            _pick_last(array[i, j], columns, weights, out[i, j])
+        for first in range(0, out.shape[1], _TOGETHER):
+            _pick_last(array[i, first : first + _TOGETHER], columns, weights, out[i, first : first + _TOGETHER])
 
 
 @njit(nogil=True, cache=True)
-def _pick_last(line, columns, weights, row):
-    for m in range(row.size):
-        total = np.float32(0)
+def _pick_last(lines, columns, weights, rows):
+    """Four lines at a time (`_TOGETHER`; fewer rows: the last one again), so that columns and weights are looked up once for all."""
+    last = rows.shape[0] - 1
+    b, c, d = min(1, last), min(2, last), min(3, last)
+    for m in range(rows.shape[1]):
+        sum_a = sum_b = sum_c = sum_d = np.float32(0)
         for t in range(columns.shape[1]):
-            total += weights[m, t] * np.float32(line[columns[m, t]])
-        row[m] = total
+            column, weight = columns[m, t], weights[m, t]
+            sum_a += weight * np.float32(lines[0, column])
+            sum_b += weight * np.float32(lines[b, column])
+            sum_c += weight * np.float32(lines[c, column])
+            sum_d += weight * np.float32(lines[d, column])
+        rows[0, m], rows[b, m], rows[c, m], rows[d, m] = sum_a, sum_b, sum_c, sum_d
 
 
 def nearest_on_grid(array: np.ndarray, affine: np.ndarray, shape: tuple[int, int, int], grid_affine: np.ndarray) -> np.ndarray:
