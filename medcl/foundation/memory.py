@@ -13,7 +13,7 @@ def keep_freed() -> None:
     """Keep up to 1 GiB of what this process frees for its next arrays, with glibc; elsewhere nothing changes.
 
     By default glibc gives every array of over 32 MiB back to the system, which hands it out again page by page, each filled with
-    zeros: a fifth of the time of preparing a CT (reports/store/prepare_speed.md). For processes that are medcl's own: the command
+    zeros: a tenth of the time of preparing a CT (reports/store/prepare_speed.md). For processes that are medcl's own: the command
     line and its workers.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
