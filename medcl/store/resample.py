@@ -96,29 +96,27 @@ def _mix_plane(plane, columns, weights, columns_2, weights_2, out):
     lines = np.empty((_TOGETHER, plane.shape[1]), np.float32)
     for first in range(0, out.shape[0], _TOGETHER):
         rows = out[first : first + _TOGETHER]
-        for m in range(rows.shape[0]):
-            lines[m] = 0
-            for t in range(columns.shape[1]):
-                if weights[first + m, t] != 0:
-                    _add(plane[columns[first + m, t]], weights[first + m, t], lines[m])
+        _mix_rows(plane, columns[first:], weights[first:], lines[: rows.shape[0]])
         _pick_last(lines, columns_2, weights_2, rows)
 
 
 @njit(nogil=True, cache=True)
-def _add(line, weight, total):
-    for k in range(total.size):
-        total[k] += weight * np.float32(line[k])
+def _mix_rows(plane, columns, weights, rows):
+    """Along the first axis. Indices, not slices: a slice is counted as it is made and as it goes, which takes as long as a short line."""
+    for m in range(rows.shape[0]):
+        rows[m] = 0
+        for t in range(columns.shape[1]):
+            column, weight = columns[m, t], weights[m, t]
+            if weight != 0:
+                for k in range(rows.shape[1]):
+                    rows[m, k] += weight * np.float32(plane[column, k])
 
 
 @njit(nogil=True, cache=True)
 def _mix_lines(array, columns, weights, out):
     """Along the middle axis; the inner loop runs along the last."""
     for i in range(out.shape[0]):
-        for m in range(out.shape[1]):
-            out[i, m] = 0
-            for t in range(columns.shape[1]):
-                if weights[m, t] != 0:
-                    _add(array[i, columns[m, t]], weights[m, t], out[i, m])
+        _mix_rows(array[i], columns, weights, out[i])
 
 
 @njit(nogil=True, cache=True)

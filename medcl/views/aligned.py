@@ -21,19 +21,37 @@ def sample_aligned(region, matrix, slope, intercept, out):
     """Fill `out` (x, y, z) from the region (x, y, z): whole lines are mixed, which vectorises, and only then are voxels picked."""
     nx, ny, nz = out.shape
     at_x, part_x = _split_axis(matrix[0, 0], matrix[0, 3], nx)
-    at_y, part_y = _split_axis(matrix[1, 1], matrix[1, 3], ny)
-    at_z, part_z = _split_axis(matrix[2, 2], matrix[2, 3], nz)
-    line, run = np.empty(region.shape[2], np.float32), _run(at_z)
+    y, z = _split_axis(matrix[1, 1], matrix[1, 3], ny), _split_axis(matrix[2, 2], matrix[2, 3], nz)
+    line, run = np.empty(region.shape[2], np.float32), _run(z[0])
     for i in range(nx):
-        near, far = region[at_x[i]], region[at_x[i] + _ONE]
-        for j in range(ny):
-            _mix_lines(near[at_y[j]], near[at_y[j] + _ONE], far[at_y[j]], far[at_y[j] + _ONE], part_x[i], part_y[j], line)
-            if run > 0:
-                _pick_upwards(line[at_z[0] :], part_z, slope, intercept, out[i, j])
-            elif run < 0:
-                _pick_downwards(line[at_z[nz - 1] :], part_z, slope, intercept, out[i, j])
-            else:
-                _pick(line, at_z, part_z, slope, intercept, out[i, j])
+        _sample_slice(region[at_x[i] : at_x[i] + 2], part_x[i], y, z, run, line, slope, intercept, out[i])
+
+
+@njit(nogil=True, cache=True, fastmath=_FUSED)
+def _sample_slice(two, part_x, y, z, run, line, slope, intercept, out):
+    """One plane of the view. Indices, not slices: a slice is counted as it is made and as it goes, which takes as long as a short line."""
+    (at_y, part_y), (at_z, part_z), nz = y, z, out.shape[1]
+    first = at_z[0] if run > 0 else at_z[nz - 1]
+    for j in range(out.shape[0]):
+        low, part = at_y[j], part_y[j]
+        high = low + _ONE
+        for k in range(line.size):
+            a, b, c, d = np.float32(two[0, low, k]), np.float32(two[0, high, k]), np.float32(two[1, low, k]), np.float32(two[1, high, k])
+            near, far = a + (b - a) * part, c + (d - c) * part
+            line[k] = near + (far - near) * part_x
+        # Unsigned, or numba looks for an index from the end, and the loops are not vectorised.
+        if run > 0:
+            for k in range(nz):
+                at = first + np.uint64(k)
+                out[j, k] = (line[at] + (line[at + _ONE] - line[at]) * part_z[k]) * slope + intercept
+        elif run < 0:
+            for k in range(nz):
+                at = first + np.uint64(nz - 1) - np.uint64(k)
+                out[j, k] = (line[at] + (line[at + _ONE] - line[at]) * part_z[k]) * slope + intercept
+        else:
+            for k in range(nz):
+                at = at_z[k]
+                out[j, k] = (line[at] + (line[at + _ONE] - line[at]) * part_z[k]) * slope + intercept
 
 
 @njit(nogil=True, cache=True, fastmath=_FUSED)
@@ -55,33 +73,3 @@ def _run(index):
         up += index[k + 1] == index[k] + _ONE
         down += index[k + 1] + _ONE == index[k]
     return (up == index.size - 1) - (down == index.size - 1 and index.size > 1)
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _mix_lines(a, b, c, d, x, y, line):
-    for k in range(line.size):
-        near = np.float32(a[k]) + (np.float32(b[k]) - np.float32(a[k])) * y
-        far = np.float32(c[k]) + (np.float32(d[k]) - np.float32(c[k])) * y
-        line[k] = near + (far - near) * x
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _pick(line, at, part, slope, intercept, row):
-    for k in range(row.size):
-        below, above = line[at[k]], line[at[k] + _ONE]
-        row[k] = (below + (above - below) * part[k]) * slope + intercept
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _pick_upwards(line, part, slope, intercept, row):
-    for k in range(row.size):
-        row[k] = (line[k] + (line[k + 1] - line[k]) * part[k]) * slope + intercept
-
-
-@njit(nogil=True, cache=True, fastmath=_FUSED)
-def _pick_downwards(line, part, slope, intercept, row):
-    last = np.uint64(row.size - 1)
-    for k in range(row.size):
-        # Unsigned, or numba looks for an index from the end, and the loop is not vectorised.
-        at = last - np.uint64(k)
-        row[k] = (line[at] + (line[at + _ONE] - line[at]) * part[k]) * slope + intercept
