@@ -31,7 +31,7 @@ from medcl.training.launch import here, joined
 from medcl.training.loop import TrainResult, train
 from medcl.training.metrics import read_metrics
 from medcl.training.rehearsal import Rehearsal, rehearse
-from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, Watcher
+from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, WaitingWatch, Watcher
 from medcl.views.batched import ViewMaker
 
 CONFIG, INPUTS, TOKENIZER = "config.yaml", "inputs.json", "tokenizer.json"
@@ -284,7 +284,11 @@ class _Pretraining:
 
     def _watchers(self) -> Sequence[Watcher]:
         training, watch = self.settings.training, self.settings.watch
-        watchers: list[Watcher] = [CollapseWatch(watch, self.progress), LearningWatch(watch, self.progress)]
+        watchers: list[Watcher] = [
+            CollapseWatch(watch, self.progress),
+            LearningWatch(watch, self.progress),
+            WaitingWatch(training.workers, self.progress),
+        ]
         probe = self._probe()
         if probe is not None:
             watchers.append(ProbeWatch(training.probe_every, probe))

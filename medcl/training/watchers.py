@@ -1,4 +1,4 @@
-"""Who looks on while a run learns: collapse, negatives, teacher, leak, probe, TensorBoard. None of them changes what is learned."""
+"""Who looks on while a run learns: collapse, negatives, leaks, waiting, probe, TensorBoard. None of them changes what is learned."""
 
 from __future__ import annotations
 
@@ -161,6 +161,29 @@ def leak(method: Method, batch: Batch) -> float:
         if half and before.is_floating_point():
             worst = max(worst, float((before[:half] - after[:half]).norm() / before[:half].norm().clamp(min=1e-12)))
     return worst
+
+
+class WaitingWatch:
+    """Says once, where two logs in a row tell that a fifth of the time and more was waited for data, how many `workers` there are."""
+
+    def __init__(self, workers: int, progress: Progress | None = None) -> None:
+        self.workers, self.progress = workers, progress or Silent()
+        self.state: dict[str, Any] = {"in_a_row": 0}
+
+    def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
+        """No figure of its own."""
+        share = figures.get("waiting_share")
+        if share is not None and self.state["in_a_row"] < 2:
+            self.state["in_a_row"] = self.state["in_a_row"] + 1 if share > 0.2 else 0
+            if self.state["in_a_row"] == 2 and distributed.rank() == 0:
+                self.progress.say(
+                    f"warning: {share:.0%} of the time is waited for data; more training.workers ({self.workers} now, as many as there are "
+                    "cores help) change nothing but that: stop the run and begin it again with more, it goes on"
+                )
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class ProbeWatch:

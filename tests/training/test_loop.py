@@ -22,7 +22,7 @@ from medcl.training.launch import Place
 from medcl.training.loop import Run
 from medcl.training.metrics import MetricsLog, Stopwatch, operations_of, read_metrics
 from medcl.training.optimizer import AdamWConfig, SGDConfig
-from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, WatchConfig, view_sheet
+from medcl.training.watchers import CollapseWatch, LearningWatch, ProbeWatch, TensorBoardWatch, WaitingWatch, WatchConfig, view_sheet
 from tests.training.small_runs import made_batches, made_config, made_method
 
 
@@ -334,6 +334,16 @@ def test_the_watch_stops_when_it_is_told_to() -> None:
     watch = LearningWatch(WatchConfig(leak=0.0), SimpleNamespace(say=said.append))  # type: ignore[arg-type]
     train(_Normed(), made_batches(_Normed()), made_config(num_steps=1), watchers=[watch])
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(("shares", "times"), [((0.4, 0.1, 0.4, 0.1), 0), ((0.4, 0.1, 0.3, 0.5, 0.6), 1)], ids=["now and then", "always"])
+def test_waiting_for_data_is_said_once(shares: tuple[float, ...], times: int) -> None:
+    said: list[str] = []
+    watch = WaitingWatch(3, SimpleNamespace(say=said.append))  # type: ignore[arg-type]
+    for share in shares:
+        for figures in ({"waiting_share": share}, {}):  # between two logs there is none
+            assert watch.look(None, figures) == {}  # type: ignore[arg-type]
+    assert len(said) == times and all("50% of the time" in line and "training.workers (3 now" in line for line in said)
 
 
 def test_negatives_and_the_teacher_are_watched() -> None:
