@@ -23,6 +23,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+pytestmark = pytest.mark.xdist_group("cohort")  # one process makes what they share
+
 PATIENTS = 8
 
 

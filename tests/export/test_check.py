@@ -14,6 +14,8 @@ from medcl.export.targets import TARGETS, check_export, export
 from medcl.foundation.errors import UserError
 from tests.export.made_backbone import save_made
 
+pytestmark = pytest.mark.xdist_group("checked")  # one process makes what they share
+
 OPTIONS: dict[str, dict[str, str]] = {"monai into SegResNetDS": {"to": "monai", "into": "SegResNetDS"}}
 FILES = {
     "backbone": ("weights.safetensors", "card.json", "README.md", "training_items.parquet"),

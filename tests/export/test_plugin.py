@@ -19,6 +19,8 @@ from medcl.foundation.config import union_of
 from medcl.foundation.errors import UserError
 from medcl.methods import MoCoConfig, SimCLRConfig
 
+pytestmark = pytest.mark.xdist_group("plugin")  # one process makes what they share
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -19,6 +19,8 @@ from medcl.reporting.read_runs import headline_of, read_run
 from medcl.reporting.read_study import metric_words
 from tests.made_study import write_made_study
 
+pytestmark = pytest.mark.xdist_group("page")  # one process makes what they share
+
 HOSTILE = "<script>window.ran = 1</script><img src=http://127.0.0.1:9/x onerror=window.ran=1>"
 SMALL = {"inits": ("random", "moco"), "modes": ("linear",), "fractions": (0.05, 1.0), "resamples": 100}
 
