@@ -166,7 +166,7 @@ def _answers(
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(jobs, mp_context=server, initializer=_begin_worker, initargs=(folder, settings, threads))
-    with begun(pool, min(jobs, len(scans))):
+    with begun(pool, jobs):
         try:
             yield pool.map(_embed_in_worker, scans)
         except BrokenExecutor:
@@ -193,6 +193,8 @@ def embed_files(
     out, progress = Path(out), progress or Silent()
     if out.suffix not in _KINDS:
         raise UserError(f"--out {out}: expected a name ending in {' or '.join(_KINDS)}")
+    if not scans:
+        raise UserError("no scans to embed: expected one or more files or folders")
     folder = find_backbone(backbone)
     network = load_backbone(folder)
     places: list[tuple[int, int]] = []

@@ -194,6 +194,8 @@ def test_nothing_to_write_raises_the_first_reason(volume_backbone, tmp_path):
     assert not (tmp_path / "out.npz").exists()
     with pytest.raises(UserError, match=r"expected a name ending in .parquet or .npz"):
         embed_files(volume_backbone, [bad], tmp_path / "out.csv")
+    with pytest.raises(UserError, match="no scans to embed"):
+        embed_files(volume_backbone, [], tmp_path / "e.npz", jobs=2)
 
 
 def test_a_real_ct_head_from_dicom(real_data, ct_backbone):
