@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-_TOGETHER = 4
+_TOGETHER = 4  # lines that `_pick_last` takes at a time
 
 
 def resampled_length(length: int, factor: float) -> int:
