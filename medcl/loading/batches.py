@@ -38,9 +38,9 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A step on its way. work: a future of every item, or, where a device computes the views, of all of it."""
+    """A step on its way. keys: of its items. work: a future of every item, or, where a device computes the views, of all of it."""
 
-    step: int
+    keys: list[Key]
     slot: _Slot
     work: list[Future]
 
@@ -176,14 +176,15 @@ class Batches:
 
     def _begin(self, step: int, slot: _Slot, workers: _Workers) -> _Begun:
         own = self._own(step)
+        begun = partial(_Begun, [key for _, key in own], slot)
         if workers.device is None:
             outs = ([array[place] for array in slot.arrays] for place in range(len(own)))
-            return _Begun(step, slot, [workers.threads.submit(self.items.make, *item, out) for item, out in zip(own, outs, strict=True)])
+            return begun([workers.threads.submit(self.items.make, *item, out) for item, out in zip(own, outs, strict=True)])
         if workers.readers:
             workers.readers.ask(slot.number, own)
-            return _Begun(step, slot, [workers.device.submit(step, partial(workers.readers.told, slot.number))])
+            return begun([workers.device.submit(step, partial(workers.readers.told, slot.number))])
         work = [workers.threads.submit(self._fetchable, *item) for item in own]
-        return _Begun(step, slot, [workers.device.submit(step, partial(_collected, work))])
+        return begun([workers.device.submit(step, partial(_collected, work))])
 
     def _fetchable(self, row: int, key: Key) -> Made:
         assert self.device is not None
@@ -197,14 +198,13 @@ class Batches:
             made, views = [item.result() for item in begun.work], begun.slot.tensors
         self._tell()
         rows = np.array([item.row for item in made])
-        keys = [key for _, key in self._own(begun.step)]
         return Batch(
             views=tuple(self._image(tensor) for tensor in views),
             item=torch.from_numpy(rows),
             patient=torch.from_numpy(self.patients[rows]),
             text=None
             if self.texts is None
-            else self.texts.encode([self.texts.draw(row, key) for row, key in zip(rows.tolist(), keys, strict=True)]),
+            else self.texts.encode([self.texts.draw(row, key) for row, key in zip(rows.tolist(), begun.keys, strict=True)]),
             target=self._target(rows, made),
             points=torch.from_numpy(np.stack([item.points for item in made if item.points is not None])) if self.num_points else None,
         )
