@@ -22,24 +22,44 @@ def gaussian(sigma: float) -> np.ndarray:
     return (taps / taps.sum()).astype(np.float32)
 
 
-@lru_cache(maxsize=16)  # a cube's three axes want the same one
 def coarsening(length: int, factor: float) -> np.ndarray:
-    """(length, length) matrix that averages `length` samples to about `factor` times fewer and interpolates them back."""
-    coarse = max(1, round(length / factor))
-    matrix = _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
-    matrix.setflags(write=False)  # kept: nobody may change it
-    return matrix
+    """(length, length) float32 matrix that averages `length` samples to about `factor` times fewer and interpolates them back."""
+    return _coarsening(length, _fewer(length, factor))
 
 
-def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, weights) of a banded matrix: row i is weights[i] at the columns from starts[i] on, and zero elsewhere."""
-    length = len(matrix)
+def coarsening_band(length: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, weights) of that matrix, which is banded: row i is weights[i] at the columns from starts[i] on, and zero elsewhere."""
+    return _coarsening_band(length, _fewer(length, factor))
+
+
+def _fewer(length: int, factor: float) -> int:
+    """Samples that are left. A factor is any number, but what is kept below is the same for all that leave as many."""
+    return max(1, round(length / factor))
+
+
+@lru_cache(maxsize=64)
+def _coarsening(length: int, coarse: int) -> np.ndarray:
+    return _kept(_mixing(length, coarse).astype(np.float32))
+
+
+@lru_cache(maxsize=1024)
+def _coarsening_band(length: int, coarse: int) -> tuple[np.ndarray, np.ndarray]:
+    matrix = _mixing(length, coarse)
     used = matrix > 1e-9
     starts = used.argmax(1)
     width = int((length - used[:, ::-1].argmax(1) - starts).max())
     starts = np.minimum(starts, length - width)
     weights = np.stack([matrix[i, start : start + width] for i, start in enumerate(starts)])
-    return starts.astype(np.int64), weights.astype(np.float32)
+    return _kept(starts.astype(np.int64)), _kept(weights.astype(np.float32))
+
+
+def _mixing(length: int, coarse: int) -> np.ndarray:
+    return _triangle(length, coarse, up=True) @ _triangle(coarse, length) if coarse < length else np.eye(length)
+
+
+def _kept(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)  # nobody may change it
+    return array
 
 
 def _triangle(rows: int, columns: int, up: bool = False) -> np.ndarray:

@@ -83,11 +83,11 @@ def lower_resolution(view: np.ndarray, factors: Sequence[float]) -> None:
     length_x, length_y, length_z = view.shape
     x, y, z = factors
     if x > 1:
-        _mix_axis(view.reshape(1, length_x, -1), *bands.band(bands.coarsening(length_x, x)))
+        _mix_axis(view.reshape(1, length_x, -1), *bands.coarsening_band(length_x, x))
     if y > 1:
-        _mix_axis(view, *bands.band(bands.coarsening(length_y, y)))
+        _mix_axis(view, *bands.coarsening_band(length_y, y))
     if z > 1:
-        _mix_last(view.reshape(-1, length_z), *bands.band(bands.coarsening(length_z, z)))
+        _mix_last(view.reshape(-1, length_z), *bands.coarsening_band(length_z, z))
 
 
 def fill_box(view: np.ndarray, edges: Sequence[tuple[float, float]], value: float) -> None:
