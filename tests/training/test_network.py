@@ -333,8 +333,9 @@ def test_what_is_compiled_may_be_split_too(tmp_path: Path) -> None:
 def test_a_machine_that_cannot_compile_says_so() -> None:
     from torch._inductor import config
 
+    torch.compiler.reset()  # another test may have compiled here
     with (
-        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}),
         pytest.raises(UserError, match=r"training\.network\.compile: torch cannot compile"),
     ):
         Network(made_method("simclr"), NetworkConfig(compile=True), CPU)
