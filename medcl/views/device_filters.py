@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from medcl.views import bands
+from medcl.views.device_noise import normal_numbers
 
-_BLOCK = 1024
-_WORD = 0xFFFFFFFF
 _FEW_BYTES = 2**15
 _TINY = 1e-30
 
@@ -37,21 +36,23 @@ def scale_shift_clip(views: Tensor, scale: Any, shift: Any, low: float, high: fl
 
 def scale_shift(views: Tensor, scale: Any, shift: Any) -> None:
     """views = views * scale + shift."""
-    views.mul_(_each(views, scale)).add_(_each(views, shift))
+    scales, shifts = _each(views, scale, shift)
+    torch.addcmul(shifts, views, scales, out=views)
 
 
 def stretch(views: Tensor, factor: Any) -> None:
     """views = mean + (views - mean) * factor."""
     mean = views.mean((1, 2, 3), keepdim=True, dtype=torch.float64).to(views.dtype)
-    by = _each(views, factor)
+    (by,) = _each(views, factor)
     views.mul_(by).add_(mean * (1 - by))
 
 
 def gamma(views: Tensor, exponent: Any) -> None:
     """views = low + (high - low) * ((views - low) / (high - low)) ** exponent, low and high a view's smallest and largest value."""
     low, span = _ends(views)
+    (power,) = _each(views, exponent)
     part = ((views - low) / span).clamp_min_(_TINY)
-    views.copy_(part.pow_(_each(views, exponent)).mul_(span).add_(low))
+    views.copy_(part.pow_(power).mul_(span).add_(low))
 
 
 def bend_curve(views: Tensor, points: np.ndarray) -> None:
@@ -68,19 +69,21 @@ def bend_curve(views: Tensor, points: np.ndarray) -> None:
 
 def multiply(views: Tensor, factor: Tensor | np.ndarray, background: Any) -> None:
     """views = background + (views - background) * factor, voxel by voxel."""
-    by, nothing = factor if isinstance(factor, Tensor) else on(views, factor), _each(views, background)
+    by = factor if isinstance(factor, Tensor) else on(views, factor)
+    (nothing,) = _each(views, background)
     views.sub_(nothing).mul_(by).add_(nothing)
 
 
 def magnitude(views: Tensor, imaginary: Tensor, background: Any) -> None:
     """views = background + |views - background + i imaginary|."""
-    nothing = _each(views, background)
+    (nothing,) = _each(views, background)
     views.sub_(nothing).square_().addcmul_(imaginary, imaginary).sqrt_().add_(nothing)
 
 
 def add_scaled_by_root(views: Tensor, noise: Tensor, background: Any) -> None:
     """views += noise * sqrt(views - background); no signal, no noise."""
-    views.addcmul_(noise, (views - _each(views, background)).clamp_min_(0).sqrt_())
+    (nothing,) = _each(views, background)
+    views.addcmul_(noise, (views - nothing).clamp_min_(0).sqrt_())
 
 
 def multiply_field(views: Tensor, coefficients: np.ndarray, background: Any) -> None:
@@ -92,10 +95,15 @@ def multiply_field(views: Tensor, coefficients: np.ndarray, background: Any) -> 
 
 def blur(views: Tensor, sigmas: Sequence[Any]) -> None:
     """Gaussian blur with a standard deviation in voxels along each axis; edge voxels are repeated."""
+    matrices: dict[tuple[int, bytes], Tensor] = {}
     for axis, sigma in enumerate(sigmas, 1):
-        each = np.broadcast_to(sigma, len(views))
-        if views.shape[axis] > 1 and (bands.reach(each) > 0).any():
-            _mix(views, axis, _blurring(views, views.shape[axis], each))
+        # Voxels as long as wide may differ in a last digit, and the axes of a cube want the same matrix.
+        each, length = np.round(np.broadcast_to(sigma, len(views)), 6), views.shape[axis]
+        if length > 1 and (bands.reach(each) > 0).any():
+            wanted = length, each.tobytes()
+            if wanted not in matrices:
+                matrices[wanted] = _blurring(views, length, each)
+            _mix(views, axis, matrices[wanted])
 
 
 def lower_resolution(views: Tensor, factors: Sequence[Any]) -> None:
@@ -108,11 +116,13 @@ def lower_resolution(views: Tensor, factors: Sequence[Any]) -> None:
 
 def fill_box(views: Tensor, edges: Sequence[tuple[Any, Any]], value: Any) -> None:
     """views = value between two edges along each axis."""
+    (filling,) = _each(views, value)
     inside = torch.ones((), dtype=torch.bool, device=views.device)
     for axis, (start, stop) in enumerate(edges, 1):
-        place = torch.arange(views.shape[axis], device=views.device).view(-1, *(1,) * (3 - axis))
-        inside = inside & (place >= _each(views, start)) & (place < _each(views, stop))
-    views.copy_(torch.where(inside, _each(views, value), views))
+        place, along = np.arange(views.shape[axis]), [-1, 1, 1, 1]
+        along[axis] = len(place)
+        inside = inside & on(views, (place >= np.reshape(start, (-1, 1))) & (place < np.reshape(stop, (-1, 1))), np.bool_).view(along)
+    torch.where(inside, filling, views, out=views)
 
 
 def add_noise(views: Tensor, key: Any, deviation: Any) -> None:
@@ -122,57 +132,25 @@ def add_noise(views: Tensor, key: Any, deviation: Any) -> None:
 
 def noise_like(views: Tensor, key: Any, deviation: Any) -> Tensor:
     """(batch, x, y, z) deviation * standard normal numbers; see elementary.add_noise."""
-    count = views[0].numel()
-    blocks = -(-count // (4 * _BLOCK))
-    words = _philox(views, np.asarray(key, np.int64), blocks * _BLOCK)
-    # Four numbers of every counter: the cosine and the sine of the first pair of words, then of the second.
-    pairs = [_box_muller(words[0], words[1]), _box_muller(words[2], words[3])]
-    numbers = torch.stack([number.view(-1, blocks, _BLOCK) for pair in pairs for number in pair], 2)
-    return numbers.flatten(1)[:, :count].reshape(views.shape).mul_(_each(views, deviation))
-
-
-def _philox(views: Tensor, keys: np.ndarray, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox 4x32 with 10 rounds for counters 0 .. count - 1: four words of 32 bits, each (batch, count) int64.
-
-    A product of two words needs 64 bits and wraps like one without a sign; bits above the lowest 32 are cut off late.
-    """
-    rounds = np.arange(10)[:, None, None]
-    low, high = keys.reshape(-1, 1) & _WORD, (keys.reshape(-1, 1) >> 32) & _WORD
-    # (round, word, batch, 1). Both multiplied words at once, and both others: a GPU takes as long to begin as to count.
-    steps = np.stack([(low + rounds * 0x9E3779B9) & _WORD, (high + rounds * 0xBB67AE85) & _WORD], 1)
-    factors = on(views, [[[0xD2511F53]], [[0xCD9E8D57]]], np.int64)
-    multiplied = torch.zeros((2, len(keys), count), dtype=torch.int64, device=views.device)
-    multiplied[0] = torch.arange(count, device=views.device)
-    others = torch.zeros((), dtype=torch.int64, device=views.device)
-    for step in on(views, steps, np.int64):
-        products = (multiplied * factors).flip(0)
-        multiplied = (products >> 32).bitwise_xor_(others).bitwise_xor_(step).bitwise_and_(_WORD)
-        others = products
-    others = others & _WORD
-    return multiplied[0], others[0], multiplied[1], others[1]
-
-
-def _box_muller(size_words: Tensor, angle_words: Tensor) -> tuple[Tensor, Tensor]:
-    radius = (((size_words >> 8).float() + 0.5) * 2.0**-24).log_().mul_(-2).sqrt_()
-    angle = ((angle_words >> 9).float() + 0.5) * (np.pi * 2.0**-23) - np.pi / 2
-    # One more bit for the half of the circle.
-    sign = 1 - 2 * (angle_words & 1).float()
-    return radius * angle.cos() * sign, radius * angle.sin()
+    keys, deviations = (np.broadcast_to(number, len(views)) for number in (key, deviation))
+    return normal_numbers(on(views, keys, np.int64), on(views, deviations), views[0].numel()).view(views.shape)
 
 
 def _blurring(views: Tensor, length: int, sigmas: np.ndarray) -> Tensor:
     """(batch, length, length): what bands.gaussian does to a line of samples whose edges are repeated."""
-    reach = bands.reach(sigmas)
-    most = int(reach.max())
-    place = torch.arange(length, device=views.device)
-    far = (torch.arange(-most, length + most, device=views.device) - place[:, None]).float()
+    reach = bands.reach(sigmas)[:, None]
+    most = max(int(reach.max()), length)
+    far = np.arange(-most, most + 1)
     # Where nothing is in reach but the sample itself any width will do, except none.
-    width = on(views, np.where(reach > 0, sigmas, 1.0)[:, None, None])
-    taps = torch.exp(-0.5 * (far / width) ** 2) * (far.abs() <= on(views, reach[:, None, None]))
-    taps /= taps.sum(-1, keepdim=True)
-    matrix = taps[..., most : most + length]
-    matrix[..., 0] += taps[..., :most].sum(-1)
-    matrix[..., -1] += taps[..., most + length :].sum(-1)
+    taps = np.exp(-0.5 * (far / np.where(reach > 0, sigmas[:, None], 1.0)) ** 2) * (abs(far) <= reach)
+    taps /= taps.sum(1, keepdims=True)
+    # What reaches over the first sample, from every place; over the last it is the same from the other end.
+    over = np.cumsum(taps, 1)[:, most - 1 - np.arange(length)]
+    held = on(views, np.concatenate([taps[:, most - length + 1 : most + length], over, over[:, ::-1]], 1))
+    # Every row is the one below it, moved on by one.
+    matrix = held[:, : 2 * length - 1].unfold(1, length, 1).flip(1)
+    matrix[..., 0] += held[:, 2 * length - 1 : 3 * length - 1]
+    matrix[..., -1] += held[:, 3 * length - 1 :]
     return matrix
 
 
@@ -182,9 +160,9 @@ def _mix(views: Tensor, axis: int, matrix: Tensor) -> None:
     turned.copy_(torch.bmm(matrix, turned.flatten(2)).view(turned.shape))
 
 
-def _each(views: Tensor, number: Any) -> Tensor:
-    """A number for each view, (batch or 1, 1, 1, 1)."""
-    return on(views, np.reshape(number, (-1, 1, 1, 1)))
+def _each(views: Tensor, *numbers: Any) -> tuple[Tensor, ...]:
+    """Numbers for each view: of every one (batch or 1, 1, 1, 1), moved together."""
+    return on(views, np.stack(np.broadcast_arrays(*numbers))).view(len(numbers), -1, 1, 1, 1).unbind()
 
 
 def _ends(views: Tensor) -> tuple[Tensor, Tensor]:

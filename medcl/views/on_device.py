@@ -98,7 +98,7 @@ def _places(raw: RawViews, part: slice, room: np.ndarray, views: Tensor) -> Tens
     matrix = (raw.matrix[part] * unit[:, None])[:, ::-1]
     lines = [matrix[:, None, :, axis] * np.arange(length)[:, None] for axis, length in enumerate(views.shape[1:])]
     lines[0] = lines[0] + matrix[:, None, :, 3] - 1
-    x, y, z = (on(views, line) for line in lines)
+    x, y, z = on(views, np.concatenate(lines, 1)).split(views.shape[1:], 1)
     places = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None]
     bent = [number for number in raw.bend if part.start <= number < part.stop]
     if bent:
