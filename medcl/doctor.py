@@ -23,6 +23,8 @@ EXTRAS = {
     "mlflow": "figures of a run on an MLflow server (watch.mlflow)",
     "wandb": "figures of a run for Weights & Biases (watch.wandb)",
 }
+# Nobody needs them who has no such server: never what to do next.
+TRACKERS = ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def examine(folder: Path = Path()) -> Examination:
     )
     findings = [finding for check in checks for finding in check()]
     broken = [finding for finding in findings if finding.status == "broken"]
-    missing = [finding for finding in findings if finding.status == "missing" and finding.way_out]
+    missing = [finding for finding in findings if finding.status == "missing" and finding.way_out and finding.name not in TRACKERS]
     first = next(iter(broken + missing), None)
     follow = first.way_out if first else "medcl demo"
     return Examination([asdict(finding) for finding in findings], [_line(finding) for finding in findings], follow, not broken)
@@ -116,6 +118,20 @@ def _devices() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(number)
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32 only"
         yield Finding(f"gpu {number}", "ok", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, {precision}")
+        yield _gpu_views(number)
+
+
+def _gpu_views(number: int) -> Finding:
+    """What is compiled on a GPU wants a C compiler beside it; without one views are the same, and take longer."""
+    import torch
+
+    from medcl.views.device_noise import kernel_on
+
+    if kernel_on(torch.device("cuda", number)):
+        return Finding(f"gpu {number} views", "ok", "noise by a kernel of its own")
+    return Finding(
+        f"gpu {number} views", "missing", "Triton cannot compile here: noise takes longer", "install a C compiler (apt install gcc)"
+    )
 
 
 def _numba_cache() -> Iterator[Finding]:

@@ -19,7 +19,7 @@ _WORD = 0xFFFFFFFF
 
 def normal_numbers(keys: Tensor, deviations: Tensor, count: int) -> Tensor:
     """(views, count) float32. keys: (views,) int64; deviations: (views,) float32, on the device where the numbers are wanted."""
-    kernel = _kernel(keys.device)
+    kernel = kernel_on(keys.device)
     return by_kernel(kernel, keys, deviations, count) if kernel else by_torch(keys, deviations, count)
 
 
@@ -46,7 +46,8 @@ def by_torch(keys: Tensor, deviations: Tensor, count: int) -> Tensor:
 
 
 @cache
-def _kernel(device: torch.device) -> Any | None:
+def kernel_on(device: torch.device) -> Any | None:
+    """The kernel, where it works on this device."""
     return working_kernel(_compiled, device) if device.type == "cuda" else None
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from medcl import doctor
+from medcl.views import device_noise
 
 
 def test_a_whole_installation_is_healthy(tmp_path):
@@ -35,6 +36,20 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, tmp_path):
     assert not found.healthy and found.next.startswith("pip install 'pydicom")
     text = "\n".join(found.lines)
     assert "onnxruntime not installed: no medcl export --to onnx" in text and "pip install 'medcl[onnx]'" in text
+
+
+def test_trackers_that_are_not_installed_are_said_and_are_not_what_to_do_next(monkeypatch, tmp_path):
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "wandb" else known(name))
+    found = doctor.examine(tmp_path)
+    assert "pip install 'medcl[wandb]'" in "\n".join(found.lines) and "wandb" not in found.next
+
+
+@pytest.mark.parametrize(("kernel", "status", "said"), [(object(), "ok", "kernel of its own"), (None, "missing", "Triton cannot compile")])
+def test_whether_a_gpu_can_compile_is_said(monkeypatch, kernel, status, said):
+    monkeypatch.setattr(device_noise, "kernel_on", lambda device: kernel if device.index == 1 else pytest.fail("another GPU"))
+    found = doctor._gpu_views(1)
+    assert (found.name, found.status) == ("gpu 1 views", status) and said in found.found and bool(found.way_out) == (kernel is None)
 
 
 def test_a_full_disk_is_said(monkeypatch, tmp_path):

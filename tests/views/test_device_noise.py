@@ -53,7 +53,7 @@ def test_the_kernel_gives_the_same_numbers_as_torch() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_kernel_runs_on_a_gpu() -> None:
     device = torch.device("cuda", 0)
-    kernel = device_noise._kernel(device)
+    kernel = device_noise.kernel_on(device)
     assert kernel is not None
     for count in COUNTS:
         found = device_noise.by_kernel(kernel, *numbers(device), count)
