@@ -24,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import view_arms
@@ -107,8 +108,10 @@ def tell(lines: Iterable[str], out: Path | None) -> str:
 def loader(case: Case, store: VolumeStore, device: torch.device | None, processes: bool = True) -> Batches:
     """medcl's batches, their views computed on a device or, None, by the workers."""
     maker = view_arms.maker_of(store, case.side)
+    # As many items as a real store has: with a few, a batch spans many epochs, and their orders would be part of its waiting.
+    rows = np.tile(np.arange(len(store)), 1000)
     workers = {"workers": case.workers, "processes": processes}
-    return Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, device=device, **workers)
+    return Batches(store, maker, num_views=2, world_batch=case.batch, seed=0, device=device, rows=rows, **workers)
 
 
 def ours(case: Case, batches: Generator[Batch, None, None]) -> dict[str, float]:
