@@ -49,9 +49,12 @@ class _AtOnce:
     """An executor without threads."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future:
-        """A future that is done."""
+        """A future that is done, or has failed: who asks for it is told, as of a thread's."""
         future: Future = Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 

@@ -100,9 +100,11 @@ def test_an_item_met_twice_in_a_batch_has_views_of_its_own() -> None:
 def test_a_broken_item_is_named_with_its_step(workers: int, way: dict) -> None:
     batches = _batches(fails=6, workers=workers, **way)
     step = next(step for step in range(10) if 6 in batches.rows_at(step))
+    come = []
     with pytest.raises(DataError, match=rf"step {step}: row 6 of the store \(volume v6\).*chunk is damaged"):
         for _ in batches.iterate(0, 10):
-            pass
+            come.append(len(come))
+    assert come == list(range(step)), "the steps before it are whole"
 
 
 @every_way
