@@ -14,6 +14,8 @@ from medcl.views.aligned import is_aligned, sample_aligned
 
 # Coordinates are single precision inside the loops; the box is this much wider so that rounding stays inside it.
 _MARGIN = 0.01
+# Voxels that are read at once to be averaged, with what they need beside them: views of long scans span many.
+_AT_ONCE = 2**23
 # No bend: no control points.
 _STRAIGHT, _NOWHERE = np.zeros((0, 0, 0, 3)), np.zeros(3)
 
@@ -60,8 +62,11 @@ def read_region(
     bend = _STRAIGHT if bend is None else bend / factors
     low, high = bounding_box(local, size, bend)
     local[:, 3] -= low
-    array = _read_padded(read, shape, low * factors, high * factors, (background - intercept) / slope)
+    fill = (background - intercept) / slope
     x, y, z = factors.tolist()
+    if x * y * z > 1 and np.prod((high - low) * factors) > _AT_ONCE:
+        return Region(_read_pooled(read, shape, low, high, factors, fill), (1, 1, 1), local, bend, (slope, intercept))
+    array = _read_padded(read, shape, low * factors, high * factors, fill)
     return Region(array, (x, y, z), local, bend, (slope, intercept))
 
 
@@ -115,17 +120,22 @@ def sample_nearest(
 ) -> np.ndarray:
     """Labels at the nearest stored voxels, 0 outside: for masks. Returns (x, y, z) in the array's own dtype."""
     low, high = bounding_box(matrix, size, bend)
-    region = _read_padded(read, shape, low, high, 0)
+    first = np.minimum(np.maximum(low, 0), np.array(shape) - 1)
+    last = np.maximum(np.minimum(high, shape), first + 1)
+    a, b, c = zip(first.tolist(), last.tolist(), strict=True)
+    part = read((a, b, c))
     axes = np.ogrid[tuple(slice(0, n) for n in size)]
     moved = np.zeros((3, 1, 1, 1))
     if bend is not None:
         x, y, z = (spline_weights(n, points) for n, points in zip(size, bend.shape, strict=False))
         moved = np.einsum("ia,jb,kc,abcd->dijk", x, y, z, bend, optimize=True)
-    index = []
+    inside, index = np.ones(size, bool), []
     for axis in range(3):
         position = sum(float(matrix[axis, i]) * axes[i] for i in range(3)) + float(matrix[axis, 3] - low[axis]) + moved[axis]
-        index.append(np.clip(np.rint(position).astype(np.intp), 0, region.shape[axis] - 1))
-    return region[tuple(index)]
+        nearest = np.rint(position).astype(np.intp) + (low[axis] - first[axis])
+        inside &= (nearest >= 0) & (nearest < part.shape[axis])
+        index.append(np.clip(nearest, 0, part.shape[axis] - 1))
+    return np.where(inside, part[tuple(index)], part.dtype.type(0))
 
 
 def spline_weights(size: int, points: int, places: np.ndarray | None = None) -> np.ndarray:
@@ -192,6 +202,20 @@ def _read_padded(read: Reader, shape: tuple[int, int, int], low: np.ndarray, hig
     region = np.full(high - low, _as(part.dtype, fill), dtype=part.dtype)
     region[tuple(slice(a - start, b - start) for (a, b), start in zip((x, y, z), first, strict=True))] = part
     return region
+
+
+def _read_pooled(read: Reader, shape: tuple[int, int, int], low: np.ndarray, high: np.ndarray, factors: np.ndarray, fill: float):
+    """The region low..high of averaged voxels, float32: only what lies in the array is read, some planes at a time."""
+    first = np.clip(0, low, high)
+    last = np.clip(-(-np.array(shape) // factors), first, high)
+    pooled = np.full(high - low, np.float32(fill), np.float32)
+    planes = max(1, int(_AT_ONCE // max(1, np.prod((last - first)[1:]) * np.prod(factors))))
+    y, z = (slice(a, b) for a, b in zip((first - low)[1:].tolist(), (last - low)[1:].tolist(), strict=True))
+    for start in range(first[0], last[0], planes):
+        stop = min(start + planes, last[0])
+        box = np.array([start, *first[1:]]) * factors, np.array([stop, *last[1:]]) * factors
+        pooled[start - low[0] : stop - low[0], y, z] = _pooled(_read_padded(read, shape, *box, fill), *factors)
+    return pooled
 
 
 def _as(dtype: np.dtype, value: float) -> float | int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from medcl.views import sampling
 from medcl.views.sampling import bounding_box, sample, sample_nearest
 
 
@@ -124,6 +127,51 @@ def test_averaging_keeps_positions() -> None:
     out = np.empty((12, 12, 12), np.float32)
     sample(reader(ramp), (80, 80, 80), matrix, out, background=0)
     assert out[:, 5, 5] == pytest.approx((np.arange(12) * 4 + 9.5) * 10, abs=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_averaged_piece_by_piece_is_the_same(seed: int, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the array, over its edge, and wholly outside."""
+    rng = np.random.default_rng(seed)
+    array = rng.integers(-1000, 1000, (50, 41, 33)).astype(dtype)
+    matrix = random_matrix(rng, array.shape, (12, 10, 14)) @ np.diag([3.3, 3.3, 3.3, 1])
+    matrix[:, 3] = rng.uniform(-30, 60, 3) if seed < 3 else 500
+    whole, pieces = np.empty((12, 10, 14), np.float32), np.empty((12, 10, 14), np.float32)
+    sample(reader(array), array.shape, matrix, whole, background=-1024, slope=0.5, intercept=3.0)
+    monkeypatch.setattr(sampling, "_AT_ONCE", 5000)
+    sample(reader(array), array.shape, matrix, pieces, background=-1024, slope=0.5, intercept=3.0)
+    assert np.abs(whole - pieces).max() < 1e-3
+
+
+def test_memory_of_a_view_does_not_grow_with_the_scan() -> None:
+    """A whole scan of 300 x 300 x 1500 voxels (257 MiB), and its mask, in one view of 96."""
+    shape, matrix = (300, 300, 1500), np.eye(3, 4) * 16
+    matrix[:2, 3] = 150 - 47.5 * 16
+    out = np.empty((96, 96, 96), np.float32)
+    read = lambda box: np.zeros([b - a for a, b in box], np.int16)  # noqa: E731
+    sample(read, shape, matrix, out, background=-1024)
+    tracemalloc.start()
+    sample(read, shape, matrix, out, background=-1024)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60 * 2**20
+
+
+def test_nearest_reads_only_what_is_there() -> None:
+    labels = np.random.default_rng(2).integers(1, 5, (9, 8, 7)).astype(np.uint8)
+    matrix, asked = np.eye(3, 4), []
+    matrix[:, 3] = -4
+
+    def read(box):
+        asked.append(box)
+        return reader(labels)(box)
+
+    found = sample_nearest(read, labels.shape, matrix, (20, 20, 20))
+    assert asked == [((0, 9), (0, 8), (0, 7))]
+    assert np.array_equal(found[4:13, 4:12, 4:11], labels) and np.count_nonzero(found) == labels.size
+    matrix[:, 3] = 100
+    assert not sample_nearest(read, labels.shape, matrix, (5, 5, 5)).any()
 
 
 def test_nearest_keeps_labels() -> None:
