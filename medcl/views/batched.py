@@ -16,7 +16,7 @@ from medcl.store.recipe import Recipe
 from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
 from medcl.views.covering import covering_extent, field_centre, window_centres
-from medcl.views.crops import Crop, Frame, draw_centre, pull_together
+from medcl.views.crops import Crop, Frame, draw_centre, pull_together, showing
 from medcl.views.effects import MIN_OVERLAP, check
 from medcl.views.matching import matched_points
 from medcl.views.policy import Policy, ViewsConfig, load_policy
@@ -121,8 +121,11 @@ class ViewMaker:
         for number in range(num_views):
             rng = generator(key[0], "views", key[1], key[2], number)
             frame, values = self._draw_frame(shape, spacing, rng, boxes, number)
+            if first is not None:
+                frame = pull_together(first, frame, self.config.overlap)
+            if keep := self._keep_of(number):
+                frame = showing(frame, shape, spacing, keep[0], self.flat)
             first = first or frame
-            frame = frame if number == 0 else pull_together(first, frame, self.config.overlap)
             for step in self._intensity:
                 if rng.random() < step.probability:
                     values[step.name] = step.draw(rng, self.flat)
@@ -238,8 +241,7 @@ class ViewMaker:
     def _draw_frame(
         self, shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator, boxes: Sequence[Box] | None, number: int
     ) -> tuple[Frame, dict[str, dict[str, float]]]:
-        local = self.config.local_of(number)
-        keep = local.keep if local and self.keep else self.keep
+        keep = self._keep_of(number)
         share = float(rng.uniform(*keep)) if keep else 1.0
         values: dict[str, dict[str, float]] = {"crop": {"share": share} if keep else {}}
         turn, factor = np.eye(3), 1.0
@@ -254,6 +256,10 @@ class ViewMaker:
         grid = self._grid(self.config.size_of(number))
         extent = self._kept_extent(shape, spacing, grid, keep[0], share, factor) if keep else self._pitch(spacing) * grid * factor
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
+
+    def _keep_of(self, number: int) -> tuple[float, float] | None:
+        local = self.config.local_of(number)
+        return local.keep if local and self.keep else self.keep
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:

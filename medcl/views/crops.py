@@ -14,10 +14,14 @@ from medcl.store.arrays import Box
 from medcl.views.covering import field
 from medcl.views.step import Step
 
-# A pair's overlap is counted on this many points along each axis of the smaller crop.
-_POINTS = 12
+# What two boxes share is measured on as many lines through one of them, along both of its other axes; of every line exactly.
+_LINES = 32
 # Towards the first one, the second crop of a pair is moved in so many steps.
 _STEPS = 16
+# By so much at a time is a turned crop enlarged that would show too little of the field.
+_LARGER = 1.01
+# Cosine between two axes that are taken for one, and what a share may lack of one that was asked for.
+_UPRIGHT, _ROUNDING = 1 - 1e-12, 1e-6
 
 
 class Crop(Step):
@@ -84,7 +88,7 @@ def _between(low: np.ndarray, high: np.ndarray, extent: np.ndarray, rng: np.rand
 
 
 def overlap(one: Frame, other: Frame) -> float:
-    """Volume that two crops share over that of the smaller one, counted on 12 points along each axis."""
+    """Volume that two crops share over that of the smaller one: exact where one is not turned against the other, else to about 0.002."""
     return float(_overlap(one.centre, one.extent, one.turn, other.centre, other.extent, other.turn))
 
 
@@ -96,43 +100,87 @@ def pull_together(first: Frame, second: Frame, least: float) -> Frame:
     return Frame(first.centre + steps / _STEPS * (second.centre - first.centre), second.extent, second.turn)
 
 
+def showing(crop: Frame, shape: tuple[int, ...], spacing: np.ndarray, least: float, flat: bool) -> Frame:
+    """The crop, enlarged until it shows `least` of the field: a turned one's corners may lie outside, and show nothing.
+
+    flat: a picture, whose thickness stays.
+    """
+    begin, end = field(shape, spacing)
+    larger = np.array([_LARGER, _LARGER, 1.0 if flat else _LARGER])
+    return Frame(crop.centre, _enlarged((begin + end) / 2, end - begin, crop.centre, crop.extent, crop.turn, larger, least), crop.turn)
+
+
+@njit(nogil=True, cache=True)
+def _enlarged(middle, whole, centre, extent, turn, larger, least):
+    extent = extent.copy()
+    while _share(middle, whole, np.eye(3), centre, extent, turn) < least - _ROUNDING:
+        extent *= larger
+    return extent
+
+
 @njit(nogil=True, cache=True)
 def _steps_apart(centre, extent, turn, centre_2, extent_2, turn_2, least):
-    """Of 16 steps from the first crop to where the second one was drawn, the most that leave them overlapping; -1 where none does."""
-    for steps in range(_STEPS, -1, -1):
-        moved = centre + steps / _STEPS * (centre_2 - centre)
-        if _overlap(centre, extent, turn, moved, extent_2, turn_2) >= least:
-            return steps
-    return -1
+    """Of 16 steps from the first crop to where the second one was drawn, the most that leave them overlapping; -1 where none does.
+
+    Boxes share the more, the nearer their centres are on a line: halving finds the step.
+    """
+    most, too_many = -1, _STEPS + 1
+    steps = _STEPS
+    while most + 1 < too_many:
+        if _overlap(centre, extent, turn, centre + steps / _STEPS * (centre_2 - centre), extent_2, turn_2) >= least:
+            most = steps
+        else:
+            too_many = steps
+        steps = (most + too_many) // 2
+    return most
 
 
 @njit(nogil=True, cache=True)
 def _overlap(centre, extent, turn, centre_2, extent_2, turn_2):
-    if extent[0] * extent[1] * extent[2] > extent_2[0] * extent_2[1] * extent_2[2]:
-        centre, extent, turn, centre_2, extent_2, turn_2 = centre_2, extent_2, turn_2, centre, extent, turn
-    to_large, shift = np.zeros((3, 3)), np.zeros(3)
+    if extent.prod() > extent_2.prod():
+        return _share(centre_2, extent_2, turn_2, centre, extent, turn)
+    return _share(centre, extent, turn, centre_2, extent_2, turn_2)
+
+
+@njit(nogil=True, cache=True)
+def _share(centre, extent, turn, centre_2, extent_2, turn_2):
+    """How much of the first box lies in the second one."""
+    # (axis of the second, axis of the first)
+    to_second, shift = np.zeros((3, 3)), np.zeros(3)
     for i in range(3):
         for j in range(3):
             shift[i] += turn_2[j, i] * (centre[j] - centre_2[j])
             for k in range(3):
-                to_large[i, k] += turn_2[j, i] * turn[j, k]
-    return _share_inside(extent, to_large, shift, extent_2)
+                to_second[i, k] += turn_2[j, i] * turn[j, k]
+    if abs(to_second[0, 0]) > _UPRIGHT and abs(to_second[1, 1]) > _UPRIGHT and abs(to_second[2, 2]) > _UPRIGHT:
+        share = 1.0
+        for axis in range(3):
+            low = max(shift[axis] - extent[axis] / 2, -extent_2[axis] / 2)
+            high = min(shift[axis] + extent[axis] / 2, extent_2[axis] / 2)
+            share *= max(0.0, high - low) / extent[axis]
+        return share
+    total = 0.0
+    for j in range(_LINES):
+        for k in range(_LINES):
+            total += _inside(to_second, shift, extent[0] / 2, _place(j) * extent[1], _place(k) * extent[2], extent_2)
+    return total / (_LINES**2 * extent[0])
 
 
 @njit(nogil=True, cache=True)
-def _share_inside(extent, turn, shift, limits):
-    count = 0
-    for i in range(_POINTS):
-        a = ((i + 0.5) / _POINTS - 0.5) * extent[0]
-        for j in range(_POINTS):
-            b = ((j + 0.5) / _POINTS - 0.5) * extent[1]
-            for k in range(_POINTS):
-                c = ((k + 0.5) / _POINTS - 0.5) * extent[2]
-                inside = True
-                for axis in range(3):
-                    position = turn[axis, 0] * a + turn[axis, 1] * b + turn[axis, 2] * c + shift[axis]
-                    if abs(position) > limits[axis] / 2:
-                        inside = False
-                if inside:
-                    count += 1
-    return count / _POINTS**3
+def _place(line):
+    return (line + 0.5) / _LINES - 0.5
+
+
+@njit(nogil=True, cache=True)
+def _inside(to_second, shift, reach, b, c, extent_2):
+    """How much of the line (-reach .. reach, b, c) lies in the second box, in mm."""
+    low, high = -reach, reach
+    for axis in range(3):
+        start, along, limit = to_second[axis, 1] * b + to_second[axis, 2] * c + shift[axis], to_second[axis, 0], extent_2[axis] / 2
+        if abs(along) < 1e-9:
+            if abs(start) > limit:
+                return 0.0
+        else:
+            one, other = (-limit - start) / along, (limit - start) / along
+            low, high = max(low, min(one, other)), min(high, max(one, other))
+    return max(0.0, high - low)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medcl.foundation.randomness import generator
-from medcl.views.crops import Frame, draw_centre, overlap, pull_together
+from medcl.views.covering import field
+from medcl.views.crops import Frame, draw_centre, overlap, pull_together, showing
 from medcl.views.spatial import Rotation
 
 
@@ -27,7 +28,9 @@ def counted(one: Frame, other: Frame, points: int = 200_000) -> float:
 def test_overlap_is_what_counting_gives(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = random_frame(rng, 15), random_frame(rng, 15)
-    assert overlap(one, other) == pytest.approx(counted(one, other), abs=0.03)
+    assert overlap(one, other) == pytest.approx(counted(one, other), abs=0.005)
+    alike = Frame(other.centre, other.extent, one.turn * (-1, 1, 1))
+    assert overlap(one, alike) == pytest.approx(counted(one, alike), abs=0.005), "mirrored, and not turned"
     assert overlap(one, other) == overlap(other, one)
 
 
@@ -45,7 +48,30 @@ def test_pulled_together_overlaps_as_promised(least: float) -> None:
         second = Frame(second.centre, first.extent * rng.uniform(0.8, 1.25), second.turn)
         pulled = pull_together(first, second, least)
         assert overlap(first, pulled) >= least
+        assert counted(first, pulled) >= least - 0.005
         assert np.array_equal(pulled.extent, second.extent)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_turned_crop_shows_what_it_must_of_the_field(flat: bool) -> None:
+    """Its corners lie outside, so that it is a little larger than one that is not turned; that one is left alone."""
+    shape, spacing, least = (100, 120, 1 if flat else 90), np.array([1.0, 0.8, 1.2]), 0.6
+    begin, end = field(shape, spacing)
+    whole, rng = Frame((begin + end) / 2, end - begin, np.eye(3)), np.random.default_rng(0)
+    larger = 0
+    for _ in range(40):
+        step = Rotation(max_deg=15)
+        extent = (end - begin) * (np.array([least**0.5, least**0.5, 1.0]) if flat else least ** (1 / 3))
+        turned = Frame(draw_centre(extent, shape, spacing, rng), extent, step.turn(step.draw(rng, flat)))
+        found = showing(turned, shape, spacing, least, flat)
+        points = (rng.random((100_000, 3)) - 0.5) * whole.extent + whole.centre
+        assert (np.abs((points - found.centre) @ found.turn) <= found.extent / 2).all(1).mean() >= least - 0.01
+        assert np.array_equal(found.centre, turned.centre) and np.array_equal(found.turn, turned.turn)
+        assert not flat or found.extent[2] == turned.extent[2]
+        larger += not np.array_equal(found.extent, turned.extent)
+        upright = Frame(turned.centre, extent, np.eye(3))
+        assert np.array_equal(showing(upright, shape, spacing, least, flat).extent, extent)
+    assert larger > 20
 
 
 def test_a_pair_that_overlaps_enough_is_left_alone() -> None:

@@ -82,3 +82,12 @@ def test_a_store_that_does_not_know_is_refused_with_the_way_out(made_store: Stor
     with pytest.raises(UserError, match="prepare it again, or take `place: field`"):
         maker_for(tmp_path, "mr", "body", 16).draw_row(VolumeStore(copy), 0, (0, 0, 0))
     assert maker_for(tmp_path, "mr", "field", 16).draw_row(VolumeStore(copy), 0, (0, 0, 0))
+
+
+def test_turned_views_beside_a_report_show_what_they_must_of_the_scan() -> None:
+    maker = ViewMaker(ViewsConfig(policy="ct", size=(32, 32, 32)), BUILT_IN["ct"], paired=True)
+    shape = (120, 120, 120)
+    places = np.random.default_rng(0).random((50_000, 3)) * shape - 0.5
+    views = [view for item in range(40) for view in maker.draw(shape, np.eye(4), (0, 0, item))]
+    shares = [(np.abs((places - view.frame.centre) @ view.frame.turn) <= view.frame.extent / 2).all(1).mean() for view in views]
+    assert min(shares) > 0.6 - 0.01
