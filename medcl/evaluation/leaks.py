@@ -10,6 +10,7 @@ import numpy as np
 
 from medcl.export.backbone import TRAINING_ITEMS
 from medcl.foundation.errors import DataError
+from medcl.foundation.files import read_parquet
 from medcl.ingest.duplicates import near_any
 
 SHOWN = 10
@@ -106,9 +107,7 @@ def check_leaks(backbones: dict[str, Path], test: Scored, transductive: bool) ->
 
 
 def _meet(path: Path, test: Scored) -> _Met:
-    import pandas as pd
-
-    items = pd.read_parquet(path)
+    items = read_parquet(path)
     images = set(items["pixel_hash"].astype(str)) & set(test.pixel_hash)
     others = [str(value) for value in items["near_hash"]] if "near_hash" in items else []
     alike = near_any([str(value) for value in test.near_hash], others)

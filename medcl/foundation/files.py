@@ -8,19 +8,27 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import medcl
-from medcl.foundation.errors import UserError
+from medcl.foundation.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CARD = "card.json"
 SCHEMA_VERSION = 1
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary sibling of `path`, flush it to disk, then move it into place in one step."""
+    """Let `write` fill a temporary sibling of `path`, flush it to disk, then move it into place in one step.
+
+    Raises UserError where a folder is in the way, or a file where a folder is to be.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file, in it or elsewhere")
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write(partial)
@@ -30,6 +38,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there. Raises UserError where a file is in the way or none can be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: there is a file where a folder is to be; choose another --out") from None
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no folder can be made here; choose another --out") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,6 +73,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore it or make the folder again") from None
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table. Raises DataError naming the file where it is damaged."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: damaged, it cannot be read as a table ({type(error).__name__}); restore it or make its folder again"
+        ) from None
 
 
 def sha256_of_file(path: Path) -> str:

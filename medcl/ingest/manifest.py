@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import sync_folder
+from medcl.foundation.files import read_parquet, sync_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,12 +138,10 @@ def _write_parts(folder: Path, rows: Iterator[Mapping[str, Any]], columns: Mappi
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read parquet into pandas. Raises UserError where the file is missing."""
-    import pandas as pd
-
+    """Read parquet into pandas. Raises UserError where the file is missing, DataError where it is damaged."""
     if not Path(path).exists():
         raise UserError(f"{path}: missing; the folder is damaged, run `medcl ingest` again")
-    frame = pd.read_parquet(path)
+    frame = read_parquet(path)
     for name in ("shape", "spacing_mm", "flags", "paths"):
         if name in frame.columns:
             frame[name] = [tuple(value) for value in frame[name]]

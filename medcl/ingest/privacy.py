@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import write_whole
+from medcl.foundation.files import make_folder, write_whole
 
 KEY_BYTES = 32
 ID_DIGITS = 20
@@ -34,7 +34,7 @@ class Hasher:
 def make_private(folder: Path) -> Path:
     """Make DATA/private with mode 0700, the only place where identifiers may be."""
     private = Path(folder) / "private"
-    private.mkdir(parents=True, exist_ok=True)
+    make_folder(private)
     os.chmod(private, 0o700)
     return private
 

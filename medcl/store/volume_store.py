@@ -10,7 +10,7 @@ import numpy as np
 
 from medcl.foundation.config import load
 from medcl.foundation.errors import DataError, UserError
-from medcl.foundation.files import read_card
+from medcl.foundation.files import read_card, read_parquet
 from medcl.foundation.types import Volume
 from medcl.store.arrays import ArrayReader, Box
 from medcl.store.recipe import Recipe
@@ -48,7 +48,7 @@ class VolumeStore:
         self.folder = Path(folder)
         self.card: dict[str, Any] = read_card(self.folder, "store")
         self.recipe: Recipe = load(Recipe, self.folder / RECIPE)
-        self.index: pd.DataFrame = _table(self.folder / INDEX)
+        self.index: pd.DataFrame = read_parquet(self.folder / INDEX)
         self._arrays = ArrayReader(self.folder)
         self._shapes = [(int(x), int(y), int(z)) for x, y, z in self.index["shape"]]
         self._affines = [np.array(numbers, dtype=float).reshape(4, 4) for numbers in self.index["affine"]]
@@ -66,12 +66,12 @@ class VolumeStore:
     @cached_property
     def labels(self) -> pd.DataFrame | None:
         """The data's labels (columns as in DATA's labels.parquet), or None."""
-        return _table(self.folder / LABELS) if (self.folder / LABELS).is_file() else None
+        return read_parquet(self.folder / LABELS) if (self.folder / LABELS).is_file() else None
 
     @cached_property
     def reports(self) -> pd.DataFrame | None:
         """The data's reports (`report_id, text, ...`), or None."""
-        return _table(self.folder / REPORTS) if (self.folder / REPORTS).is_file() else None
+        return read_parquet(self.folder / REPORTS) if (self.folder / REPORTS).is_file() else None
 
     @property
     def paired(self) -> bool:
@@ -155,9 +155,3 @@ _FAST = (
 
 def _whole(shape: tuple[int, int, int]) -> Box:
     return (0, shape[0]), (0, shape[1]), (0, shape[2])
-
-
-def _table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)
