@@ -117,7 +117,7 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One file of the ledger. `path` is for the caller in the same process; it is neither printed nor written."""
+    """One file of the ledger. `path` is for the caller in the same process; it is not printed, and written in private/ alone."""
 
     file_key: str
     status: Status

@@ -22,6 +22,7 @@ REPORTS = "reports.parquet"
 LABELS = "labels.parquet"
 SOURCES = "private/sources.parquet"
 IDENTIFIERS = "private/identifiers.parquet"
+FILES = "private/files.parquet"
 
 ROWS_AT_ONCE, BATCHES_PER_FILE = 65_536, 16
 
@@ -79,6 +80,10 @@ SOURCE_COLUMNS: dict[str, tuple[str, str]] = {
     "paths": ("text[]", "files it is made of"),
     "detail": ("text", "JSON for the reader"),
     "pixel_hash": ("text", "what must come out again"),
+}
+FILE_COLUMNS: dict[str, tuple[str, str]] = {
+    "file_key": ("text", "as in the ledger"),
+    "path": ("text", "the file"),
 }
 IDENTIFIER_COLUMNS: dict[str, tuple[str, str]] = {
     "fingerprint": ("text", "keyed hash, by which an audit names it"),

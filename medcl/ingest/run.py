@@ -76,8 +76,13 @@ class Summary:
             f"{self.masks} masks, {self.reports} reports, {self.labelled} with labels; "
             + ", ".join(f"{number} {name}" for name, number in self.splits.items()),
         ]
+        if "unknown" in self.modalities and len(self.modalities) > 1:
+            lines += [
+                f"{self.modalities['unknown']} unknown: no recipe takes them; put `modality: ct`, say, into --settings, and ingest again"
+            ]
         if self.reasons:
-            lines += ["not used:", *explain_counts(self.reasons)]
+            lines += [f"not used (which files: {Path(self.out) / manifest.FILES}, by `file_key` of the ledger):"]
+            lines += explain_counts(self.reasons)
         if self.flags:
             lines += ["to review (column `flags`): " + ", ".join(f"{number} {name}" for name, number in self.flags.items())]
         if self.report_flags:
@@ -222,11 +227,12 @@ def _report_flags(reports: Sequence[Report]) -> dict[str, int]:
 
 
 def _spacings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Modality -> the median along x, y, z of its scans."""
+    """Modality -> the median along x, y, z of its scans; pictures that do not say theirs have 1 in the manifest and do not count."""
     of: dict[str, list[Sequence[float]]] = {}
     for row in rows:
-        of.setdefault(row["modality"], []).append(row["spacing_mm"])
-    return {name: " x ".join(f"{median(axis):.3g}" for axis in zip(*found, strict=True)) for name, found in of.items()}
+        unsaid = row["kind"] == "picture" and set(row["spacing_mm"]) == {1}
+        of.setdefault(row["modality"], []).extend([] if unsaid else [row["spacing_mm"]])
+    return {name: " x ".join(f"{median(axis):.3g}" for axis in zip(*found, strict=True)) or "not said" for name, found in of.items()}
 
 
 def _write_card(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import read_card
@@ -82,8 +83,20 @@ def test_everything_at_once(tmp_path: Path) -> None:
     card = read_card(tmp_path / "out", "data")
     assert card["counts"]["files"] == met
     assert (card["modalities"], card["labels"]) == ({"ct": 2, "unknown": 1}, ["kind", "label"])
-    assert summary.lines
     assert json.dumps(summary.counts)
+    assert any(line.startswith("1 unknown: no recipe takes them") for line in summary.lines)
+    files = tables.read_table(tmp_path / "out" / tables.FILES)
+    assert [str(tmp_path / "out" / tables.FILES) in line for line in summary.lines if "not used" in line] == [True]
+    refused = data.ledger.query("reason == 'unreadable'").merge(files, on="file_key")
+    assert [Path(path).name for path in refused["path"]] == ["broken.dcm"] and len(files) == met
+
+
+def test_a_spacing_that_no_picture_says_is_not_invented(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(source / "a.png")
+    summary = ingest(source, tmp_path / "out", settings=IngestConfig(modality="xray"), jobs=0)
+    assert summary.spacings_mm == {"xray": "not said"}
 
 
 def test_no_identifier_gets_out(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
