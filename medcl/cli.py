@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -148,12 +149,12 @@ def prepare(
 
         chosen = _recipe(data, recipe)
         summary = prepare_store(data, out, chosen, jobs=jobs, dask=dask, progress=talk.progress, dry_run=dry_run)
-        follow = f"medcl preview {out} --out {out}-preview"
+        follow = shlex.join(["medcl", "preview", str(out), "--out", f"{out}-preview"])
         lines = [f"{summary.volumes} volumes of {summary.patients} patients, {summary.masks} masks, recipe {chosen.name}: {out}"]
         lines += [f"{number} refused: {code}; see {out}/ledger.parquet" for code, number in summary.refused.items()]
         if summary.estimate is not None:
             lines = [f"{summary.volumes} volumes would take {summary.estimate}; nothing was written"]
-            follow = f"medcl prepare {data} --out {out} --recipe {recipe or chosen.name}"
+            follow = shlex.join(["medcl", "prepare", str(data), "--out", str(out), "--recipe", recipe or chosen.name])
         talk.done(lines, summary.as_dict(), next=follow)
 
 
@@ -185,7 +186,7 @@ def preview(
                 raise UserError("--config: brings its own policy, strength, size and pairing; leave out those options")
             audit = preview_run(config, {"store": store}, out=out, **drawn)
         lines = [f"the views keep within the bounds of policy {audit['views']['policy']['name']}: {out}/index.html"]
-        follow = f"medcl pretrain {config or 'CONFIG.yaml'} store={store}"
+        follow = shlex.join(["medcl", "pretrain", str(config or "CONFIG.yaml"), f"store={store}"])
         talk.done(lines, audit, next=f"open {out}/index.html in a browser; then: {follow}")
 
 
@@ -206,7 +207,7 @@ def pretrain(
         folder = out or Path("runs") / config.stem
         if dry_run:
             figures, lines = rehearse_pretraining(config, overrides or [], out=folder, progress=talk.progress)
-            talk.done(lines, vars(figures), next=" ".join(["medcl pretrain", str(config), *(overrides or []), f"--out {folder}"]))
+            talk.done(lines, vars(figures), next=shlex.join(["medcl", "pretrain", str(config), *(overrides or []), "--out", str(folder)]))
             return
         run = run_pretraining(config, overrides or [], out=folder, progress=talk.progress)
         follow = f"medcl evaluate STUDY.yaml inits.pretrained={run.backbone}, or medcl export {run.folder} --to onnx --out onnx/"
@@ -235,8 +236,8 @@ def evaluate(
         chosen = Jobs(jobs or (1 if dask or task is not None else cores()), dask, task, tasks)
         if task is not None:
             lines = evaluate_share(study, overrides or [], task=task, tasks=tasks or 1, out=folder, progress=talk.progress)
-            follow = " ".join(["when all tasks are done: medcl evaluate", str(study), *(overrides or []), f"--out {folder}"])
-            talk.done(lines, {"study": folder}, next=follow)
+            follow = shlex.join(["medcl", "evaluate", str(study), *(overrides or []), "--out", str(folder)])
+            talk.done(lines, {"study": folder}, next=f"when all tasks are done: {follow}")
             return
         result = run_study(study, overrides or [], out=folder, jobs=chosen.side_by_side, dask=dask, progress=talk.progress)
         talk.done(result.lines, {"study": result.folder, "headline": result.headline}, next=f"open {result.folder}/page.html in a browser")
@@ -261,7 +262,7 @@ def embed(
         talk.done(
             result.lines,
             {**result.counts, "left_out": result.refused},
-            next=f"{out}: one row per volume; `scan` counts the SCANs of this command from 0",
+            next=f"{out}: one row per volume; `scan` counts the SCANs from 0, `pixel_hash` is that of a manifest",
         )
 
 
@@ -363,7 +364,7 @@ def _after_ingest(modalities: dict[str, int], out: Path) -> str:
     fitting = [modality for modality in modalities if modality in BUILT_IN]
     if not fitting and set(modalities) == {"unknown"}:
         return f"the files do not say what they show: put `modality: {next(iter(BUILT_IN))}` (or another) into --settings, and ingest again"
-    return f"medcl prepare {out} --out {out}/store --recipe {fitting[0] if fitting else 'FILE.yaml'}"
+    return shlex.join(["medcl", "prepare", str(out), "--out", f"{out}/store", "--recipe", fitting[0] if fitting else "FILE.yaml"])
 
 
 def _recipe(data: Path, name: str | None) -> Any:

@@ -23,6 +23,7 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.side_by_side import begin_child, begun
 from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
+from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.ledger import count_reasons, explain_counts
 from medcl.ingest.units import hu_doubts
 from medcl.store.standard import Refused, as_stored, prepare_volume
@@ -118,14 +119,23 @@ def _range(volume: Volume) -> str:
     return f"values {float(volume.array.min()):g} to {float(volume.array.max()):g}"
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An embedding: of which volume of its scan, from 0, and the hash of that volume's pixels, as in a manifest."""
+
+    volume: int
+    pixel_hash: str
+    embedding: np.ndarray
+
+
 class _Embedder:
     """Embeds every volume of a scan; what is refused comes back as errors, so that the others go on."""
 
     def __init__(self, network: Backbone, settings: IngestConfig | None) -> None:
         self.network, self.settings = network, settings
 
-    def __call__(self, scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
-        rows: list[tuple[int, np.ndarray]] = []
+    def __call__(self, scan: str | Path) -> tuple[list[_Row], list[MedclError]]:
+        rows: list[_Row] = []
         errors: list[MedclError] = []
         try:
             volumes = _read(scan, self.network.contract, self.settings)
@@ -133,7 +143,7 @@ class _Embedder:
             return rows, [error]
         for place, volume in enumerate(volumes):
             try:
-                rows.append((place, embed_volume(self.network, volume).pooled[0].numpy()))
+                rows.append(_Row(place, pixel_hash(volume), embed_volume(self.network, volume).pooled[0].numpy()))
             except UserError as error:
                 errors.append(UserError(f"{scan}, volume {place}: {error}"))
         return rows, errors
@@ -149,7 +159,7 @@ def _begin_worker(backbone: Path, settings: IngestConfig | None, threads: int) -
     _embedder = _Embedder(load_backbone(backbone), settings)
 
 
-def _embed_in_worker(scan: str | Path) -> tuple[list[tuple[int, np.ndarray]], list[MedclError]]:
+def _embed_in_worker(scan: str | Path) -> tuple[list[_Row], list[MedclError]]:
     assert _embedder is not None
     return _embedder(scan)
 
@@ -184,9 +194,10 @@ def embed_files(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Embedded:
-    """Embed every volume of every scan into one table: `scan`, `volume`, `embedding` (dim float32 numbers).
+    """Embed every volume of every scan into one table: `scan`, `volume`, `pixel_hash`, `embedding` (dim float32 numbers).
 
-    scan: the place in `scans`, from 0; volume: the place within that scan, from 0. No path or name is written. out:
+    scan: the place in `scans`, from 0; volume: the place within that scan, from 0; pixel_hash: the one that `manifest.parquet` has for the
+    same pixels. No path or name is written. out:
     .parquet or .npz. jobs: processes, a scan each at a time. A volume that contradicts the contract is left out and reported;
     raises its UserError (or DataError) where none is left.
     """
@@ -197,17 +208,15 @@ def embed_files(
         raise UserError("no scans to embed: expected one or more files or folders")
     folder = find_backbone(backbone)
     network = load_backbone(folder)
-    places: list[tuple[int, int]] = []
-    rows: list[np.ndarray] = []
+    rows: list[tuple[int, _Row]] = []
     errors: list[MedclError] = []
     with _answers(network, folder, scans, settings, min(jobs, len(scans))) as answers:
         for number, (found, refused) in enumerate(progress.track(answers, len(scans), "embed")):
-            places += [(number, place) for place, _ in found]
-            rows += [row for _, row in found]
+            rows += [(number, row) for row in found]
             errors += refused
     if not rows:
         raise errors[0]
-    _write(out, places, np.stack(rows), hash_of_folder(folder))
+    _write(out, rows, hash_of_folder(folder))
     messages = [str(error) for error in errors]
     lines = [f"{len(rows)} embeddings of {network.dim} numbers from {len(scans)} scans: {out}"]
     lines += [f"left out: {message}" for message in messages[:_SHOWN]]
@@ -237,16 +246,19 @@ def _image(view: np.ndarray, flat: bool) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture)).unsqueeze(0)
 
 
-def _write(out: Path, places: list[tuple[int, int]], rows: np.ndarray, backbone_hash: str) -> None:
-    scan, volume = (np.array(column, dtype=np.int64) for column in zip(*places, strict=True))
+def _write(out: Path, rows: Sequence[tuple[int, _Row]], backbone_hash: str) -> None:
+    scan, volume = np.array([number for number, _ in rows]), np.array([row.volume for _, row in rows])
+    hashes, embeddings = [row.pixel_hash for _, row in rows], np.stack([row.embedding for _, row in rows])
     if out.suffix == ".npz":
-        write_whole(out, lambda path: _write_npz(path, scan=scan, volume=volume, embedding=rows, backbone=np.array(backbone_hash)))
+        more = {"pixel_hash": np.array(hashes), "backbone": np.array(backbone_hash)}
+        write_whole(out, lambda path: _write_npz(path, scan=scan, volume=volume, embedding=embeddings, **more))
         return
     import pyarrow as pa
     from pyarrow import parquet
 
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-    table = pa.table({"scan": scan, "volume": volume, "embedding": embedding}).replace_schema_metadata({"medcl_backbone": backbone_hash})
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+    columns = {"scan": scan, "volume": volume, "pixel_hash": hashes, "embedding": lists}
+    table = pa.table(columns).replace_schema_metadata({"medcl_backbone": backbone_hash})
     write_whole(out, lambda path: parquet.write_table(table, path))
 
 

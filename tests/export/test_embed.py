@@ -13,6 +13,7 @@ from medcl.export.backbone import load_backbone
 from medcl.export.embed import embed_files, embed_volume
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Volume
+from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.units import hu_doubts
 from tests.store.made_data import MadeData
 
@@ -158,11 +159,13 @@ def test_table_has_a_row_per_volume_and_no_names(volume_backbone, tmp_path, suff
     result = embed_files(volume_backbone, [patient, bad, other], out)
     if suffix == "npz":
         found = np.load(out, allow_pickle=False)
-        scan, volume, embedding = found["scan"], found["volume"], found["embedding"]
+        scan, volume, embedding, hashes = found["scan"], found["volume"], found["embedding"], found["pixel_hash"].tolist()
     else:
         table = pd.read_parquet(out)
         scan, volume, embedding = table["scan"].to_numpy(), table["volume"].to_numpy(), np.stack(table["embedding"].to_list())
+        hashes = table["pixel_hash"].tolist()
     assert scan.tolist() == [0, 0, 2] and volume.tolist() == [0, 1, 0]
+    assert hashes == [pixel_hash(ct_volume(number)) for number in range(3)]
     backbone = load_backbone(volume_backbone)
     np.testing.assert_array_equal(embedding[2], embed_volume(backbone, ct_volume(2)).pooled[0].numpy())
     assert embedding.dtype == np.float32 and embedding.shape == (3, backbone.dim)
