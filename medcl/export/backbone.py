@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NEXT = 'medcl embed {out} SCAN... --out embeddings.parquet, or medcl.load_backbone("{out}") in Python'
 WEIGHTS = "weights.safetensors"
+_INSIDE = "backbone"  # of a RUN
 TRAINING_ITEMS = "training_items.parquet"
 README = "README.md"
 _USE = """```python
@@ -211,10 +212,18 @@ def write(backbone: Backbone, source: Path, folder: Path) -> Proof:
 
 
 def find_backbone(folder: str | Path) -> Path:
-    """The backbone folder itself, or the one inside a RUN."""
+    """The backbone folder itself, or the one inside a RUN. Raises UserError where that is not finished: it holds random weights."""
     folder = Path(folder)
-    inside = folder / "backbone"
-    return inside if not (folder / WEIGHTS).exists() and inside.is_dir() else folder
+    inside = folder / _INSIDE
+    if not (folder / WEIGHTS).exists() and inside.is_dir():
+        folder = inside
+    run = folder.parent
+    if folder.name == _INSIDE and (run / "config.yaml").is_file() and not (run / CARD).is_file():
+        raise UserError(
+            f"{run}: this run is not finished, and its backbone holds the weights it began with; let the same `medcl pretrain` line go on "
+            "to its end, or begin a shorter run (training.num_steps)"
+        )
+    return folder
 
 
 def build_encoder(settings: Mapping[str, Any], source: str) -> Encoder:

@@ -110,6 +110,8 @@ def train(
         _remember(start, watchers, config)
         if start.step == 0:
             run.hand_over(0, on_save)
+        else:
+            progress.say(f"going on after step {start.step} of {config.num_steps}")
         run.latest = dict(start.figures)
         if config.precision == "bf16" and not run.low_precision:
             progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")

@@ -138,6 +138,18 @@ def test_a_run_stands_for_its_backbone(tmp_path, volume_backbone):
     assert isinstance(load_backbone(tmp_path / "run"), Backbone)
 
 
+def test_the_backbone_of_a_run_that_is_not_finished_is_not_handed_out(tmp_path, volume_backbone):
+    """It is written before the first step, so that a run that could not be exported never starts."""
+    run = tmp_path / "run"
+    shutil.copytree(volume_backbone, run / "backbone")
+    (run / "config.yaml").write_text("")
+    for given in (run, run / "backbone"):
+        with pytest.raises(UserError, match="this run is not finished, and its backbone holds the weights it began with"):
+            load_backbone(given)
+    (run / "card.json").write_text("{}")
+    assert load_backbone(run).card == load_backbone(run / "backbone").card
+
+
 def test_a_size_the_encoder_cannot_take_is_the_users_mistake(tmp_path):
     """InstanceNorm on one voxel: found when the backbone is first saved, before a step is trained."""
     from medcl.encoders import ResNetConfig

@@ -336,6 +336,15 @@ def test_the_watch_stops_when_it_is_told_to() -> None:
     assert len(said) == 1
 
 
+def test_where_a_run_goes_on_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    progress = SimpleNamespace(say=said.append, track=lambda items, total, what, done=0: iter(items))
+    for num_steps in (2, 4):
+        method, config = made_method("simclr"), made_config(num_steps=num_steps)
+        train(method, made_batches(method), config, folder=tmp_path, progress=progress)  # type: ignore[arg-type]
+    assert said == ["going on after step 2 of 4"]
+
+
 @pytest.mark.parametrize(("shares", "times"), [((0.4, 0.1, 0.4, 0.1), 0), ((0.4, 0.1, 0.3, 0.5, 0.6), 1)], ids=["now and then", "always"])
 def test_waiting_for_data_is_said_once(shares: tuple[float, ...], times: int) -> None:
     said: list[str] = []
