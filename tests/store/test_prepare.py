@@ -109,6 +109,31 @@ def test_other_recipe_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         prepared(made(), tmp_path / "mine")
 
 
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run begun while the first works changes nothing, and may begin as soon as the first has ended, however it ended."""
+    real, refused = work.do_task, []
+
+    def twice(context, task):
+        with pytest.raises(UserError, match="another medcl is writing this folder; wait for it") as caught:
+            prepare_data(made(), "hash", tmp_path / "store", CT, jobs=1, progress=Silent())
+        refused.append(caught.value.exit_code)
+        return real(context, task) if len(refused) > 1 else 1 / 0
+
+    monkeypatch.setattr(work, "do_task", twice)
+    with pytest.raises(ZeroDivisionError):
+        prepared(made(), tmp_path / "store")
+    assert len(prepared(made(), tmp_path / "store")) == 5 and set(refused) == {2}
+
+
+@pytest.mark.parametrize("spoilt", [lambda part: part[:-1], lambda part: part + part[-1:]])
+def test_a_card_stands_for_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt) -> None:
+    real = work.do_task
+    monkeypatch.setattr(work, "do_task", lambda context, task: spoilt(real(context, task)))
+    with pytest.raises(DataError, match=r"not one for each of the 5 rows of the manifest"):
+        prepared(made(), tmp_path / "store")
+    assert not (tmp_path / "store" / "card.json").exists()
+
+
 def grown() -> MadeData:
     """`made(8)` without its masks, of which v1 was replaced, v3 withdrawn, and v8 came to; v0 has a file of its own."""
     data = made(9)
