@@ -148,10 +148,10 @@ def _already_whole(out: Path, progress: Progress) -> Summary:
 def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress: Progress) -> None:
     """Open a new store, go on with a begun one, or turn one whose DATA has changed into a begun one that keeps what stays."""
     if any((out / name).is_file() for name in (CARD, _BEGUN)) and _made_from(out) != made_from:
-        stay = 0
+        stay = None
         if _made_from(out)["recipe"] == made_from["recipe"]:
             stay = update.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
-        if not stay:
+        if stay is None:
             raise UserError(f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it")
         progress.say(f"{out}: the data changed; {stay} volumes stay as they are, {len(context.data.manifest) - stay} to prepare")
     write_json(out / _BEGUN, made_from)
@@ -238,7 +238,9 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
     update.remove_unused(out, index)
     write_text(out / RECIPE, to_yaml(recipe))
     for name, table in ((LABELS, data.labels), (REPORTS, data.reports)):
-        if table is not None:
+        if table is None:  # also where an earlier one has it
+            (out / name).unlink(missing_ok=True)
+        else:
             _write_table(out / name, table)
     array_bytes = sum(path.stat().st_size for path in sorted((out / work.ARRAYS).iterdir()))
     counts = {"volumes": len(index), "patients": len(set(index["patient"])), "masks": sum(index["mask_file"] != "")}
@@ -259,7 +261,8 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
 def _index(manifest: pd.DataFrame, used: list[dict[str, Any]]) -> pd.DataFrame:
     """The manifest's rows that were used, with what the prepared array changes and adds."""
     index = manifest.iloc[[row["row"] for row in used]].reset_index(drop=True)
-    for name in used[0]["columns"]:
+    known = [name for name in used[0]["columns"] if all(name in row["columns"] for row in used)]  # an earlier medcl begins with fewer
+    for name in known:
         index[name] = [row["columns"][name] for row in used]
     codes = {key: code for code, key in enumerate(sorted(index["patient_key"].astype(str).unique()))}
     index["patient"] = [codes[str(key)] for key in index["patient_key"]]

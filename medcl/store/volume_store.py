@@ -26,6 +26,7 @@ REPORTS = "reports.parquet"
 PREPARED = (
     *("shape", "spacing_mm", "orientation", "units", "affine", "dtype", "slope", "intercept", "background", "center", "spread"),
     *("file", "offset", "nbytes", "checksums", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "body_box", "mask_boxes"),
+    "scan_hash",
 )
 
 
@@ -38,7 +39,7 @@ class VolumeStore:
     `dtype`, `slope`, `intercept` (stored value = integer * slope + intercept), `background` (stored value of nothing),
     `center`, `spread` (native value = stored value * spread + center), and the mask's `mask_file`, `mask_offset`,
     `mask_nbytes`, `mask_checksums` ("" where there is no mask); `body_box` and `mask_boxes`: six numbers for each box,
-    x0 x1 y0 y1 z0 z1, around the body and around every label of the mask.
+    x0 x1 y0 y1 z0 z1, around the body and around every label of the mask; `scan_hash`: names what the volume was made from.
 
     Raises UserError for a folder without a store's card; reading raises DataError naming row, volume and file where what
     is on the disk is not what was written.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +24,8 @@ from medcl.store.resample import nearest_on_grid
 from medcl.store.standard import Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
+# Manifests of an earlier medcl have no `geometry_hash`: spacing, shape and orientation say less, but most of it.
+_DECIDING = ("pixel_hash", "geometry_hash", "shape", "spacing_mm", "orientation", "units", "modality", "kind")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,12 @@ class Context:
             return {}
         named = labels.dropna(subset=["mask_id"]).drop_duplicates("volume_id")
         return {str(volume): str(mask) for volume, mask in zip(named["volume_id"], named["mask_id"], strict=True) if str(mask)}
+
+
+def scan_hash(said: Mapping[Any, Any]) -> str:
+    """Names all in a manifest's row that decides what a volume becomes: a scan is prepared again where this differs."""
+    found = [np.asarray(said[name]).tolist() for name in _DECIDING if name in said]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 
 _context: Context | None = None
@@ -65,8 +76,8 @@ def do_numbered_task(context: Context, task: Task) -> tuple[int, list[dict[str, 
 def do_task(context: Context, task: Task) -> list[dict[str, Any]]:
     """Prepare and write the task's volumes. Returns one JSON-able record per volume, in their order.
 
-    A record has `row` (in the manifest), `volume_id`, `pixel_hash`, `status` (used | refused), `reason` (ledger code), `detail`, and
-    for used volumes `columns` (what goes into the index).
+    A record has `row` (in the manifest), `volume_id`, `status` (used | refused), `reason` (ledger code), `detail`, and for used
+    volumes `columns` (what goes into the index).
     """
     records, images, masks = [], [], []
     for row in task.rows:
@@ -93,9 +104,9 @@ def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any
 
 
 def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
-    volume_id, pixel_hash = (str(context.data.manifest[name].iat[row]) for name in ("volume_id", "pixel_hash"))
-    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "pixel_hash": pixel_hash}
-    record |= {"status": "refused", "reason": "", "detail": ""}
+    said = context.data.manifest.iloc[row].to_dict()
+    volume_id = str(said["volume_id"])
+    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "status": "refused", "reason": "", "detail": ""}
     try:
         prepared = prepare_volume(context.data.volume(volume_id), context.recipe)
         mask = _mask_on_grid(context, volume_id, prepared)
@@ -105,6 +116,7 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
         return record | {"reason": "unreadable", "detail": _safe_detail(error, volume_id)}, None, None
     raw, columns = _encode(prepared, context.recipe)
     columns |= {"body_box": _numbers([body_box(prepared.array, prepared.affine, context.recipe)]), "mask_boxes": _mask_boxes(mask)}
+    columns["scan_hash"] = scan_hash(said)
     return record | {"status": "used", "columns": columns}, raw, mask
 
 

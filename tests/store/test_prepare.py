@@ -180,6 +180,47 @@ def test_growing_can_be_interrupted_and_the_data_can_change_again(tmp_path: Path
     assert {store.index["volume_id"].iat[row] for row in again[: -len(fresh)]} == {"v4", "v8"}  # v1 v2 were done, v0 v5 v6 stayed
 
 
+def test_a_scan_whose_geometry_or_claims_changed_is_done_again(tmp_path: Path) -> None:
+    """Pixels alone do not make a volume: spacing and place come from elsewhere. Reports that are gone do not stay either."""
+    data = before()
+    data.reports = made().reports
+    data.manifest["geometry_hash"] = data.manifest["volume_id"]
+    prepared(data, tmp_path / "store")
+    changed = before()
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    changed.volumes["v0"] = Volume(changed.volumes["v0"].array, affine, "ct", "HU")  # its manifest's spacing tells
+    changed.manifest["geometry_hash"] = changed.manifest["volume_id"]
+    prepare_data(changed, "spacing", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store = VolumeStore(tmp_path / "store")
+    assert [store.affine(row)[2, 2] for row in range(2)] == [3.0, 2.0] and store.reports is None
+    affine[:3, 3] = 7.0  # only `geometry_hash` tells that it has moved
+    changed.manifest.loc[0, "geometry_hash"] = "elsewhere"
+    prepare_data(changed, "place", tmp_path / "store", CT, jobs=1, progress=Silent())
+    moved = VolumeStore(tmp_path / "store")
+    assert moved.affine(0)[2, 3] == 7.0 and moved.affine(1)[2, 3] == 0.0
+    assert [store.index["file"].iat[row] == moved.index["file"].iat[row] for row in (0, 1)] == [False, True]
+    changed.manifest["units"] = "arbitrary"
+    for volume in changed.volumes:
+        changed.volumes[volume] = Volume(changed.volumes[volume].array, affine, "ct", "arbitrary")
+    with pytest.raises(DataError, match="8 wrong_units"):
+        prepare_data(changed, "units", tmp_path / "store", CT, jobs=1, progress=Silent())
+
+
+def test_a_store_follows_its_data_where_nothing_can_stay(tmp_path: Path) -> None:
+    """Every volume has a mask, which may have been drawn anew; or an earlier medcl prepared them, and did not say out of what."""
+    data = made(3)
+    data.labels = pd.DataFrame({"volume_id": ["v0", "v1", "v2"], "mask_id": ["m0", "m1", "m2"], "malignant": 1.0})
+    prepared(data, tmp_path / "store")
+    data.labels["malignant"] = [0.0, 1.0, 0.0]
+    prepare_data(data, "corrected", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store = VolumeStore(tmp_path / "store")
+    assert store.labels is not None and store.labels["malignant"].tolist() == [0.0, 1.0, 0.0]
+    store.index.drop(columns="scan_hash").to_parquet(tmp_path / "store" / "index.parquet")
+    assert np.array_equal(VolumeStore(tmp_path / "store").read(1).array, store.read(1).array), "an earlier store opens"
+    prepare_data(data, "again", tmp_path / "store", CT, jobs=1, progress=Silent())
+    assert "scan_hash" in VolumeStore(tmp_path / "store").index
+
+
 def test_masks_are_done_again_and_other_data_are_refused(tmp_path: Path) -> None:
     data = made()
     prepared(data, tmp_path / "store")
