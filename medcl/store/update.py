@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 _KEPT = "kept.json"
-_LISTS = ("shape", "spacing_mm", "affine", "checksums", "mask_checksums", "body_box", "mask_boxes")
+_LISTS = ("shape", "spacing_mm", "affine", "checksums", "frame", "mask_checksums", "mask_frame", "body_box", "mask_boxes")
 
 
 def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> int | None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any
         return
     name = f"{stem}.pool" if pooled else f"{stem}.b2nd"
     places = write_pool(folder / name, [array for _, array in items]) if pooled else [(-1, *write_array(folder / name, items[0][1]))]
-    for (record, _), (offset, size, checksums) in zip(items, places, strict=True):
-        where = {"file": f"{ARRAYS}/{name}", "offset": offset, "nbytes": size, "checksums": checksums}
+    for (record, _), (offset, size, checksums, *frame) in zip(items, places, strict=True):
+        where = {"file": f"{ARRAYS}/{name}", "offset": offset, "nbytes": size, "checksums": checksums, "frame": [*chain(*frame)]}
         record["columns"] |= {f"{prefix}{key}": value for key, value in where.items()}
 
 
@@ -145,6 +146,7 @@ def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, A
         "mask_offset": -1,
         "mask_nbytes": 0,
         "mask_checksums": [],
+        "mask_frame": [],
     }
     return raw, columns
 

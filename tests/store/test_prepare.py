@@ -152,7 +152,7 @@ def test_a_store_grows_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "arrays").iterdir()}
     prepare_data(grown(), "other hash", tmp_path / "store", CT, jobs=1, progress=Silent())
     store, fresh = VolumeStore(tmp_path / "store"), prepared(grown(), tmp_path / "fresh")
-    placed = ["file", "offset", "nbytes", "checksums"]
+    placed = ["file", "offset", "nbytes", "checksums", "frame"]
     pd.testing.assert_frame_equal(store.index.drop(columns=placed), fresh.index.drop(columns=placed))
     for row in range(len(fresh)):
         assert np.array_equal(store.read(row).array, fresh.read(row).array)
