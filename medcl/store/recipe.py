@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,8 +29,8 @@ class WindowIntensity(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> WindowIntensity:
-        if not self.stored_low <= self.low < self.high <= self.stored_high:
-            raise ValueError("expected stored_low <= low < high <= stored_high")
+        if not -math.inf < self.stored_low <= self.low < self.high <= self.stored_high < math.inf:
+            raise ValueError("expected stored_low <= low < high <= stored_high, all of them finite")
         return self
 
 
@@ -111,7 +112,9 @@ class Recipe(Settings):
     def storage(self) -> tuple[str, float, float]:
         """(dtype, slope, intercept) of the stored integers: stored value = integer * slope + intercept.
 
-        Hounsfield units are kept to 1 HU, standard deviations to 1/2048, display values to 1/32767.
+        Hounsfield units are kept to 1 HU, standard deviations to 1/2048, display values to 1/32767, other units to the smallest
+        power of two by which integers reach all of `stored_low` to `stored_high`: 1/256 for uptake from 0 to 100. Zero, where it
+        lies between them, stays zero: float32 is finest there.
         """
         if isinstance(self.intensity, BinaryIntensity):
             return "uint8", 1.0, 0.0
@@ -119,7 +122,11 @@ class Recipe(Settings):
             return "int16", 1.0 / 32767, 0.0
         if isinstance(self.intensity, ZScoreIntensity):
             return "int16", 1.0 / 2048, 0.0
-        return "int16", 1.0 if self.stored_units == "HU" else 1.0 / 256, 0.0
+        low, high = self.intensity.stored_low, self.intensity.stored_high
+        if self.stored_units == "HU" and low >= -(2**15) and high < 2**15:
+            return "int16", 1.0, 0.0
+        middle = 0.0 if low <= 0 <= high else (low + high) / 2
+        return "int16", 2.0 ** math.ceil(math.log2(max(high - middle, middle - low) / 32767)), middle
 
 
 _CT = Recipe(
