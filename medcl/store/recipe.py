@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medcl.foundation.config import Settings, load
 from medcl.foundation.errors import UserError
@@ -60,6 +60,7 @@ class BinaryIntensity(Settings):
     name: Literal["binary"] = "binary"
 
 
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 IntensityConfig = Annotated[WindowIntensity | ZScoreIntensity | DisplayIntensity | BinaryIntensity, Field(discriminator="name")]
 
 
@@ -67,7 +68,7 @@ class Recipe(Settings):
     """How a volume is prepared, once, for the store and in the same way for every scan embedded later.
 
     modalities, kind, units: what is accepted; anything else is refused, not converted.
-    orientation: of the stored array axes (volumes; pictures stay as they are).
+    orientation: of the stored array axes (volumes; pictures stay as they are). RAS and nothing else: views and sheets count on it.
     spacing_mm: of the stored grid; None keeps the scan's own. Volumes only.
     keep_coarse: an axis coarser than `spacing_mm` keeps its own spacing (5 mm slices are not blown up to 1.5 mm).
     body_crop: cut air around the body away, leaving `body_margin_mm`.
@@ -80,13 +81,20 @@ class Recipe(Settings):
     kind: Kind
     units: tuple[Units, ...]
     orientation: str = "RAS"
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Length, Length, Length] | None = None
     keep_coarse: bool = True
     intensity: IntensityConfig
     body_crop: bool = False
     body_margin_mm: float = Field(default=10.0, ge=0)
     picture_side: int | None = Field(default=None, ge=8)
     plausible: tuple[float, float] | None = None
+
+    @field_validator("orientation")
+    @classmethod
+    def _shown_right(cls, orientation: str) -> str:
+        if orientation != "RAS":
+            raise ValueError("expected RAS: flips, crops, audits and contact sheets name the sides by it; leave the setting out")
+        return orientation
 
     @property
     def stored_units(self) -> Units:

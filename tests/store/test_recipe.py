@@ -83,6 +83,23 @@ def test_typo_in_a_recipe_file_is_named(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("orientation: XYZ", r"'orientation': expected RAS: flips.* leave the setting out \(got 'XYZ'\)"),
+        ("orientation: LPS", r"'orientation': expected RAS: .*\(got 'LPS'\)"),
+        ("spacing_mm: [1, 0, 1]", r"spacing_mm.*greater than 0"),
+        ("spacing_mm: [1, 1, -1]", r"spacing_mm.*greater than 0"),
+        ("spacing_mm: [1, 1, .inf]", r"spacing_mm.*finite"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_with_the_reason(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nmodalities: [mr]\nkind: volume\nunits: [arbitrary]\nintensity: {{name: zscore}}\n{line}\n")
+    with pytest.raises(UserError, match=said):
+        load_recipe(path)
+
+
 def test_window_must_lie_inside_what_is_stored() -> None:
     with pytest.raises(ValueError, match="stored_low <= low"):
         WindowIntensity(low=-2000)
