@@ -15,14 +15,14 @@ import numpy as np
 from scipy import ndimage
 
 from medcl.foundation import geometry
-from medcl.foundation.errors import DataError, MedclError
+from medcl.foundation.errors import DataError
 from medcl.foundation.side_by_side import begin_child
 from medcl.store.arrays import write_array, write_pool
 from medcl.store.body import body_box
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
 from medcl.store.resample import nearest_on_grid
-from medcl.store.standard import Prepared, Refused, as_integers, prepare_volume
+from medcl.store.standard import BAD_SCAN, Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
 # Manifests of an earlier medcl have no `geometry_hash`: spacing, shape and orientation say less, but most of it.
@@ -113,7 +113,7 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
         mask = _mask_on_grid(context, volume_id, prepared)
     except Refused as refusal:
         return record | {"reason": refusal.code, "detail": str(refusal)}, None, None
-    except (MedclError, OSError, ValueError, EOFError) as error:
+    except BAD_SCAN as error:
         return record | {"reason": "unreadable", "detail": _safe_detail(error, volume_id)}, None, None
     raw, columns = _encode(prepared, context.recipe)
     columns |= {"body_box": _numbers([body_box(prepared.array, prepared.affine, context.recipe)]), "mask_boxes": _mask_boxes(mask)}

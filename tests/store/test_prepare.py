@@ -277,6 +277,21 @@ def test_dry_run_writes_nothing_and_is_about_right(tmp_path: Path) -> None:
     assert real / 4 < summary.estimate.disk_bytes < real * 4
 
 
+def test_dry_run_names_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `prepare` does, which lists it and goes on."""
+    data, real = made(), MadeData.volume
+
+    def broken(self, volume_id):
+        if volume_id == "v0":
+            raise IsADirectoryError("/export/Smith_John/series1")
+        return real(self, volume_id)
+
+    monkeypatch.setattr(MadeData, "volume", broken)
+    summary = prepare_data(data, "hash", tmp_path / "store", CT, jobs=1, progress=Silent(), dry_run=True)
+    assert summary.estimate is not None and summary.estimate.failed == ("v0",)
+    assert str(summary.estimate).endswith("; of those tried, not usable: v0")
+
+
 def test_pooled_items_share_files_and_large_ones_do_not(tmp_path: Path) -> None:
     store = prepared(made(), tmp_path / "store")
     files = store.index["file"].tolist()
