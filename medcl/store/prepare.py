@@ -35,6 +35,7 @@ __all__ = ["Prepared", "Refused", "Summary", "prepare", "prepare_volume"]
 
 LEDGER = "ledger.parquet"
 _BEGUN = "begun.json"
+_PARTIAL = ".*.partial"  # what a kill leaves of a file that was being written (foundation/files.py)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _is_whole(out: Path, made_from: dict[str, Any]) -> bool:
 def _refuse_foreign(out: Path) -> None:
     """Raise UserError where files lie in `out` and no store does."""
     known = any((out / name).is_file() for name in (CARD, _BEGUN))
-    if not known and out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+    if not known and out.is_dir() and {*out.iterdir()} - {out / LOCK, *out.glob(_PARTIAL)}:
         raise UserError(f"--out {out}: not empty and not a store; choose another folder")
 
 
@@ -147,6 +148,8 @@ def _already_whole(out: Path, progress: Progress) -> Summary:
 
 def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress: Progress) -> None:
     """Open a new store, go on with a begun one, or turn one whose DATA has changed into a begun one that keeps what stays."""
+    for path in out.glob(_PARTIAL):
+        path.unlink()
     if any((out / name).is_file() for name in (CARD, _BEGUN)) and _made_from(out) != made_from:
         stay = None
         if _made_from(out)["recipe"] == made_from["recipe"]:

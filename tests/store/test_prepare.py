@@ -134,6 +134,13 @@ def test_a_card_stands_for_every_row_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "store" / "card.json").exists()
 
 
+def test_goes_on_after_a_kill_while_the_first_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".begun.json.0123abcd.partial").write_text("{")
+    whole = prepared(made(2), tmp_path / "whole")
+    assert contents(prepared(made(2), tmp_path / "store").folder) == contents(whole.folder)
+
+
 def grown() -> MadeData:
     """`made(8)` without its masks, of which v1 was replaced, v3 withdrawn, and v8 came to; v0 has a file of its own."""
     data = made(9)
