@@ -21,7 +21,7 @@ from medcl.store.arrays import write_array, write_pool
 from medcl.store.body import body_box
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
-from medcl.store.resample import nearest_on_grid
+from medcl.store.resample import keep_small_labels, nearest_on_grid
 from medcl.store.standard import BAD_SCAN, Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
@@ -110,7 +110,7 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
     record: dict[str, Any] = {"row": row, "volume_id": volume_id, "status": "refused", "reason": "", "detail": ""}
     try:
         prepared = prepare_volume(context.data.volume(volume_id), context.recipe)
-        mask = _mask_on_grid(context, volume_id, prepared)
+        mask, detail = _mask_on_grid(context, volume_id, prepared)
     except Refused as refusal:
         return record | {"reason": refusal.code, "detail": str(refusal)}, None, None
     except BAD_SCAN as error:
@@ -118,7 +118,7 @@ def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray
     raw, columns = _encode(prepared, context.recipe)
     columns |= {"body_box": _numbers([body_box(prepared.array, prepared.affine, context.recipe)]), "mask_boxes": _mask_boxes(mask)}
     columns["scan_hash"] = scan_hash(said)
-    return record | {"status": "used", "columns": columns}, raw, mask
+    return record | {"status": "used", "detail": detail, "columns": columns}, raw, mask
 
 
 def _safe_detail(error: Exception, volume_id: str) -> str:
@@ -161,13 +161,16 @@ def _numbers(boxes: list[list[tuple[int, int]]]) -> list[int]:
     return [int(number) for box in boxes for edge in box for number in edge]
 
 
-def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> np.ndarray | None:
+def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> tuple[np.ndarray | None, str]:
+    """The mask, and what the ledger says of it: a label that is gone would make its volume one without the finding."""
     mask_id = context.mask_ids.get(volume_id)
     if mask_id is None:
-        return None
+        return None, ""
     mask = context.data.mask(mask_id)
     labels = np.rint(np.asarray(mask.array)).astype(np.int64)
     if labels.min() < 0 or labels.max() > 255:
         raise Refused("wrong_mask", f"mask labels from {labels.min()} to {labels.max()}: expected 0 to 255")
-    x, y, z = prepared.array.shape
-    return nearest_on_grid(labels.astype(np.uint8), np.asarray(mask.affine, dtype=float), (x, y, z), prepared.affine)
+    labels, affine, (x, y, z) = labels.astype(np.uint8), np.asarray(mask.affine, dtype=float), prepared.array.shape
+    on_grid = nearest_on_grid(labels, affine, (x, y, z), prepared.affine)
+    lost = keep_small_labels(labels, affine, on_grid, prepared.affine)
+    return on_grid, f"mask labels without a voxel in the store: {', '.join(map(str, lost))}" if lost else ""

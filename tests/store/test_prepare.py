@@ -253,6 +253,20 @@ def test_a_bad_volume_is_listed_and_not_fatal(tmp_path: Path) -> None:
     assert np.array_equal(store.read(2).array, data.volumes["v4"].array[::-1, ::-1])
 
 
+def test_a_lost_label_of_a_mask_is_listed(tmp_path: Path) -> None:
+    """Small ones keep a voxel; what lies outside the field that is kept cannot, and the ledger says so."""
+    array = np.full((60, 60, 60), -1000, np.int16)
+    array[20:55, 20:55, 20:55] = 40
+    mask = np.zeros(array.shape, np.uint8)
+    mask[31, 31, 31], mask[1, 1, 1], mask[40:50, 40:50, 40:50] = 1, 2, 4
+    data = MadeData({"v": Volume(array, np.eye(4), "ct", "HU")}, {"m": Volume(mask, np.eye(4), "ct", "arbitrary")})
+    data.labels = pd.DataFrame({"volume_id": ["v"], "mask_id": ["m"]})
+    stored = prepared(data, tmp_path / "store", recipe=BUILT_IN["ct"].model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})).mask(0)
+    assert stored is not None and set(np.unique(stored)) == {0, 1, 4} and np.count_nonzero(stored == 1) == 1
+    (said,) = pd.read_parquet(tmp_path / "store" / "ledger.parquet").to_dict("records")
+    assert (said["status"], said["reason"], said["detail"]) == ("used", "", "mask labels without a voxel in the store: 2")
+
+
 def test_no_path_reaches_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = made()
     real = MadeData.volume
