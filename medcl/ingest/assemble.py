@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medcl.foundation.errors import DataError
 from medcl.ingest import manifest
 from medcl.ingest.collect import Collection
@@ -33,6 +35,17 @@ def nothing_usable(whole: Collection) -> DataError:
 def volume_ids(scans: Sequence[Scan], hasher: Hasher) -> list[str]:
     """The volume_id of every scan: a keyed hash of what names it in the hospital's own words."""
     return [hasher("volume", scan.identity.patient, scan.identity.volume, str(scan.facts.time_index)) for scan in scans]
+
+
+def geometry_hash(shape: Sequence[int], affine: np.ndarray, hasher: Hasher) -> str:
+    """Names where voxels lie in the world: what `pixel_hash` leaves out."""
+    return hasher("geometry", json.dumps([list(shape), (np.round(affine, 6) + 0.0).tolist()]))
+
+
+def masks_hash(whole: Collection, masks: Mapping[int, str], hasher: Hasher) -> str:
+    """Names all masks: labels.parquet has their ids, which stay where a mask is drawn anew."""
+    attached = [(masks[one.scan], one.mask) for one in whole.masks]
+    return hasher("masks", *sorted(f"{name} {mask.pixel_hash} {geometry_hash(mask.shape, mask.affine, hasher)}" for name, mask in attached))
 
 
 def near_groups(scans: Sequence[Scan]) -> dict[int, int]:
@@ -79,6 +92,7 @@ def manifest_rows(
                 "report_id": report_of.get(index, ""),
                 "split": splits[index],
                 "pixel_hash": scan.pixel_hash,
+                "geometry_hash": geometry_hash(scan.shape, scan.affine, hasher),
                 "duplicate_group": groups.get(index, 0),
                 "near_hash": scan.near_hash,
                 "near_duplicate_group": near.get(index, 0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import zlib
@@ -11,8 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from medcl.foundation.errors import UserError
 from medcl.foundation.files import write_whole
+from medcl.foundation.lock import hold
 
 JOURNAL = "read.journal"
 KEY_DIGITS = 32
@@ -129,8 +128,8 @@ def _open(path: Path) -> BinaryIO:
     """The file for reading and writing, held by this process alone."""
     file = open(path, "r+b" if path.exists() else "w+b", opener=_private)  # noqa: SIM115 (closed by the journal)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        hold(file, path.parent.parent)
+    except BaseException:
         file.close()
-        raise UserError(f"{path.parent.parent}: another medcl is writing this folder; wait for it, or take another --out") from None
+        raise
     return file

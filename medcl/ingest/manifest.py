@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import read_parquet, sync_folder
+from medcl.foundation.files import read_parquet, sha256_of_files, sync_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ MANIFEST_COLUMNS: dict[str, tuple[str, str]] = {
     "report_id": ("text", "the paired report in reports.parquet, or empty"),
     "split": ("text", "train, val or test; by patient"),
     "pixel_hash": ("text", "hash of shape and values in RAS order; not keyed, so that leaks between data sets can be found"),
+    "geometry_hash": ("text", "keyed hash of shape and affine, to 0.000001 mm: two such hashes, two places or sizes of the voxels"),
     "duplicate_group": ("integer", "volumes with one number above 0 have identical pixels"),
     "near_hash": ("text", "perceptual hash: v or p and 256 bits, not keyed; few bits differ between guises of one scan; may be empty"),
     "near_duplicate_group": ("integer", "volumes with one number above 0 look like one scan in several guises"),
@@ -140,6 +141,17 @@ def _write_parts(folder: Path, rows: Iterator[Mapping[str, Any]], columns: Mappi
             file.flush()
             os.fsync(file.fileno())
     return parts
+
+
+def digests(folder: Path, *names: str) -> dict[str, str]:
+    """Name -> SHA-256 of the table as it lies in the folder; tables that are not there have none."""
+    found = {}
+    for name in names:
+        path = folder / name
+        if path.exists():
+            files = [part.relative_to(folder).as_posix() for part in path.iterdir()] if path.is_dir() else [name]
+            found[Path(name).stem] = sha256_of_files(folder, files)
+    return found
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from medcl.ingest.assemble import (
     ledger_entries,
     ledger_row,
     manifest_rows,
+    masks_hash,
     near_groups,
     nothing_usable,
     splits_of,
@@ -182,7 +183,8 @@ def _write(
     summary = _summary(out, entries, rows, found_reports, found_labels, masks)
     numbers = {name: value for name, value in summary.counts.items() if isinstance(value, int)}
     write_text(out / OVERVIEW, overview_page(rows, entries, numbers, draw(scans, rows)))
-    _write_card(out, summary, rows, label_schema, config)
+    used = manifest.digests(out, manifest.MANIFEST, manifest.LABELS, manifest.REPORTS) | {"masks": masks_hash(whole, masks, hasher)}
+    _write_card(out, summary, rows, label_schema, config, used)
     return summary
 
 
@@ -236,8 +238,14 @@ def _spacings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _write_card(
-    out: Path, summary: Summary, rows: Sequence[Mapping[str, Any]], label_schema: Mapping[str, Any], config: IngestConfig
+    out: Path,
+    summary: Summary,
+    rows: Sequence[Mapping[str, Any]],
+    label_schema: Mapping[str, Any],
+    config: IngestConfig,
+    tables: Mapping[str, str],
 ) -> None:
+    """tables: hashes of all that a later stage uses. It names DATA by its card, so that what changes there must change here."""
     corpus = hashlib.sha256("\n".join(sorted(row["pixel_hash"] for row in rows)).encode()).hexdigest()
     counts = {name: value for name, value in summary.counts.items() if isinstance(value, int)}
     write_card(
@@ -247,8 +255,9 @@ def _write_card(
         settings=config.model_dump(mode="json"),
         counts=counts,
         corpus_hash=corpus,
-        modalities=summary.modalities,
-        splits=summary.splits,
+        tables=tables,
+        modalities=dict(sorted(summary.modalities.items())),
+        splits=dict(sorted(summary.splits.items())),
         reasons=summary.reasons,
         flags=summary.flags,
         report_flags=summary.report_flags,

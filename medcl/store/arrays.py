@@ -4,11 +4,13 @@ LZ4 with shuffle: bit-shuffle takes 1.0 to 2.0 times as long to read real scans 
 (reports/views/store_filters.md). Blocks of 16 x 16 x 32 inside chunks of 64 x 64 x 160, so that a crop touches little more
 than itself. Never blosc2's DELTA filter: it returns wrong slices of n-d arrays (c-blosc2 issue 701). Every chunk has a
 checksum (CRC-32 of its compressed bytes), verified the first time the chunk is touched after its file was opened: a
-rotten disk is an error and not a scan, and reading the same chunk again costs nothing more.
+rotten disk is an error and not a scan, and reading the same chunk again costs nothing more. What lies before the first chunk
+and after the last one says how to read them, and has a checksum of its own, verified as the file is opened.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -34,20 +36,36 @@ TINY_VOXELS = 64**3
 _OPEN_FILES = 256  # each takes two of the file descriptors that a process may have: 1,024 in many places
 
 
-def write_array(path: Path, array: np.ndarray) -> tuple[int, list[int]]:
-    """Write one (x, y, z) integer array as a blosc2 file, whole or not at all. Returns its size in bytes and its chunks' checksums."""
+def write_array(path: Path, array: np.ndarray) -> tuple[int, list[int], list[int]]:
+    """Write one (x, y, z) integer array as a blosc2 file, whole or not at all.
+
+    Returns its size in bytes, its chunks' checksums, and its frame: how many bytes lie before the chunks and after them, and the
+    checksum of both.
+    """
     chunks = tuple(min(length, most) for length, most in zip(array.shape, (64, 64, 160), strict=True))
     shape = (16, 16, 32) if array.shape[2] > 1 else (64, 64, 1)
     blocks = tuple(min(length, most) for length, most in zip(chunks, shape, strict=True))
     array = np.ascontiguousarray(array)
     checksums: list[int] = []
+    frame: list[int] = []
 
     def write(partial: Path) -> None:
         written = _blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=_compression(array), urlpath=str(partial), mode="w")
         checksums.extend(zlib.crc32(written.schunk.get_chunk(number)) for number in range(written.schunk.nchunks))
+        with open(partial, "rb") as handle:
+            head = int.from_bytes(handle.read(15)[11:])  # c-blosc2's README_CFRAME_FORMAT: the length of the header
+        tail = partial.stat().st_size - head - written.schunk.cbytes
+        frame.extend((head, tail, _frame_checksum(partial, head, tail)))
 
     write_whole(path, write)
-    return path.stat().st_size, checksums
+    return path.stat().st_size, checksums, frame
+
+
+def _frame_checksum(path: Path, head: int, tail: int) -> int:
+    with open(path, "rb") as handle:
+        before = handle.read(head)
+        handle.seek(-tail, os.SEEK_END)
+        return zlib.crc32(handle.read(), zlib.crc32(before))
 
 
 def write_pool(path: Path, arrays: Sequence[np.ndarray]) -> list[tuple[int, int, list[int]]]:
@@ -101,16 +119,18 @@ class ArrayReader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["folder"])
 
-    def read(self, name: str, box: Box, checksums: Sequence[int] = ()) -> np.ndarray:
-        """A box of a volume's own file. checksums: one per chunk, or none (a store from before they were kept)."""
-        opened = self._handle(name)
+    def read(self, name: str, box: Box, checksums: Sequence[int] = (), frame: Sequence[int] = ()) -> np.ndarray:
+        """A box of a volume's own file. checksums: one per chunk; frame: as written; or none (a store from before they were kept)."""
+        opened = self._handle(name, frame)
         try:
             if len(checksums):
                 for number in _touched(opened.data, box):
                     if number not in opened.verified:
                         self._verify(name, opened, number, opened.data.chunk(number), checksums[number])
             return opened.data.read(box)
-        except (RuntimeError, ValueError) as error:
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # blosc2 raises what it meets: a damaged file may come to anything
             raise self._damaged(name, str(error)) from None
 
     def read_pooled(
@@ -124,7 +144,9 @@ class ArrayReader:
             if len(checksums) and offset not in opened.verified:
                 self._verify(name, opened, offset, packed, checksums[0])
             array = np.frombuffer(_blosc2.decompress2(packed, nthreads=1), dtype=dtype).reshape(shape)
-        except (RuntimeError, ValueError) as error:
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:
             raise self._damaged(name, str(error)) from None
         return array[tuple(slice(*limits) for limits in box)]
 
@@ -136,21 +158,25 @@ class ArrayReader:
     def _damaged(self, name: str, what: str) -> DataError:
         return DataError(f"{self.folder / name}: damaged ({what}); check the disk, remove the store and prepare it again")
 
-    def _handle(self, name: str) -> _Open:
+    def _handle(self, name: str, frame: Sequence[int] = ()) -> _Open:
         with self._lock:
-            entry = self._open.pop(name, None) or _Open(self._open_file(name))
+            entry = self._open.pop(name, None) or _Open(self._open_file(name, frame))
             self._open[name] = entry
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)
             return entry
 
-    def _open_file(self, name: str) -> Any:
+    def _open_file(self, name: str, frame: Sequence[int]) -> Any:
         path = self.folder / name
         try:
+            if len(frame) and _frame_checksum(path, frame[0], frame[1]) != frame[2]:
+                raise ValueError("its header is not what was written: the checksum differs")
             if name.endswith(".pool"):
                 return np.memmap(path, dtype=np.uint8, mode="r")
             return ArrayFile(path)
-        except (OSError, RuntimeError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             raise DataError(f"{path}: cannot be opened ({error}); remove the store and prepare it again") from None
 
 

@@ -24,7 +24,8 @@ def body_box(array: np.ndarray, affine: np.ndarray, recipe: Recipe) -> list[tupl
     box = []
     for axis, (first, last) in enumerate(body):
         margin = round(recipe.body_margin_mm / spacing[axis])
-        start, stop = first * steps[axis] - margin, (last + 1) * steps[axis] + margin
+        # The body may reach up to the nearest voxels that were looked at and are air, on either side.
+        start, stop = (first - 1) * steps[axis] + 1 - margin, (last + 1) * steps[axis] + margin
         box.append((max(0, start), min(array.shape[axis], stop)))
     return box
 

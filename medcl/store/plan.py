@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcl.foundation.errors import MedclError
 from medcl.store.arrays import TINY_VOXELS
 from medcl.store.recipe import Recipe
-from medcl.store.standard import predicted_shape, prepare_volume
+from medcl.store.standard import BAD_SCAN, predicted_shape, prepare_volume
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +30,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What preparing will take. disk_bytes: the store; memory_bytes: all processes at once; seconds: wall clock."""
+    """What preparing will take. disk_bytes: the store; memory_bytes: all processes at once; seconds: wall clock.
+
+    failed: ids of the volumes that were tried and could not be prepared.
+    """
 
     disk_bytes: int
     memory_bytes: int
     seconds: float
+    failed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         disk, memory = self.disk_bytes / 2**20, self.memory_bytes / 2**20
-        return f"about {disk:,.0f} MiB of disk, {memory:,.0f} MiB of memory, {max(1, round(self.seconds / 60))} min"
+        found = f"; of those tried, not usable: {', '.join(self.failed)}" if self.failed else ""
+        return f"about {disk:,.0f} MiB of disk, {memory:,.0f} MiB of memory, {max(1, round(self.seconds / 60))} min{found}"
 
 
 def shapes_after(manifest: pd.DataFrame, recipe: Recipe) -> list[tuple[int, int, int]]:
@@ -70,12 +74,14 @@ def estimate(data: Any, recipe: Recipe, jobs: int) -> Estimate:
     in_voxels = np.array([np.prod([int(n) for n in shape]) for shape in manifest["shape"]], dtype=float)
     seconds, share, total = 0.0, 1.0, 0.0
     measured_in, measured_out, predicted_out = 0.0, 0.0, 0.0
+    failed: list[str] = []
     order = np.argsort(in_voxels, kind="stable")
     for row in sorted({int(order[len(order) // 4]), int(order[len(order) // 2]), int(order[-1])}):
-        started = time.perf_counter()
+        started, volume_id = time.perf_counter(), str(manifest["volume_id"].iat[row])
         try:
-            prepared = prepare_volume(data.volume(str(manifest["volume_id"].iat[row])), recipe)
-        except MedclError:
+            prepared = prepare_volume(data.volume(volume_id), recipe)
+        except BAD_SCAN:
+            failed.append(volume_id)
             continue
         seconds += time.perf_counter() - started
         measured_in += in_voxels[row]
@@ -86,4 +92,4 @@ def estimate(data: Any, recipe: Recipe, jobs: int) -> Estimate:
         share = measured_out / predicted_out
     bytes_per_voxel = 0.45 * np.dtype(recipe.storage()[0]).itemsize
     largest = float(in_voxels.max(initial=0))
-    return Estimate(int(out_voxels.sum() * share * bytes_per_voxel), int(jobs * (largest * 14 + 250 * 2**20)), total)
+    return Estimate(int(out_voxels.sum() * share * bytes_per_voxel), int(jobs * (largest * 14 + 250 * 2**20)), total, tuple(failed))

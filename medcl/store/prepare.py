@@ -18,6 +18,7 @@ from medcl.foundation.cluster import Cluster
 from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
+from medcl.foundation.lock import LOCK, alone_in
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.side_by_side import begun, side_by_side
 from medcl.store import update, work
@@ -34,6 +35,7 @@ __all__ = ["Prepared", "Refused", "Summary", "prepare", "prepare_volume"]
 
 LEDGER = "ledger.parquet"
 _BEGUN = "begun.json"
+_PARTIAL = ".*.partial"  # what a kill leaves of a file that was being written (foundation/files.py)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def prepare(
     same paths). A volume already written whole is not done again; a store already whole is left alone. Where DATA has changed since
     (ingest found new scans, a patient withdrew), volumes that are the same stay and the others are done; a run that is not finished
     cannot go on with a store that has changed. A volume that cannot be prepared is listed in `ledger.parquet`. Raises UserError for
-    a folder without a card, or an `out` made with another recipe or from data that share nothing with these; DataError where no
-    volume was usable or a worker process died.
+    a folder without a card, an `out` that another process is writing, or one made with another recipe or from data that share
+    nothing with these; DataError where no volume was usable or a worker process died.
     """
     from medcl.ingest.data import open_data
 
@@ -102,16 +104,31 @@ def prepare_data(
         progress.say(f"{len(data.manifest)} volumes: {guess}")
         return Summary(out, len(data.manifest), data.manifest["patient_key"].nunique(), 0, {}, guess.disk_bytes, guess)
     made_from = {"data": data_hash, "recipe": recipe_hash(recipe)}
-    if (out / CARD).is_file() and _made_from(out) == made_from:
+    if _is_whole(out, made_from):
         return _already_whole(out, progress)
-    _begin(out, made_from, work.Context(data, out, recipe), progress)
-    first, records = update.kept(out)
-    tasks = plan_tasks(data.manifest, recipe, {record["row"] for record in records}, first)
-    _run(data, out, recipe, tasks, jobs, dask, progress)
-    summary = _finish(data, out, recipe, made_from)
-    shutil.rmtree(out / PARTS)
-    (out / _BEGUN).unlink()
+    _refuse_foreign(out)
+    with alone_in(out):
+        if _is_whole(out, made_from):  # by another process, a moment ago
+            return _already_whole(out, progress)
+        _begin(out, made_from, work.Context(data, out, recipe), progress)
+        first, records = update.kept(out)
+        tasks = plan_tasks(data.manifest, recipe, {record["row"] for record in records}, first)
+        _run(data, out, recipe, tasks, jobs, dask, progress)
+        summary = _finish(data, out, recipe, made_from)
+        shutil.rmtree(out / PARTS)
+        (out / _BEGUN).unlink()
     return summary
+
+
+def _is_whole(out: Path, made_from: dict[str, Any]) -> bool:
+    return (out / CARD).is_file() and _made_from(out) == made_from
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise UserError where files lie in `out` and no store does."""
+    known = any((out / name).is_file() for name in (CARD, _BEGUN))
+    if not known and out.is_dir() and {*out.iterdir()} - {out / LOCK, *out.glob(_PARTIAL)}:
+        raise UserError(f"--out {out}: not empty and not a store; choose another folder")
 
 
 def _made_from(out: Path) -> dict[str, Any]:
@@ -131,18 +148,15 @@ def _already_whole(out: Path, progress: Progress) -> Summary:
 
 def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress: Progress) -> None:
     """Open a new store, go on with a begun one, or turn one whose DATA has changed into a begun one that keeps what stays."""
-    if any((out / name).is_file() for name in (CARD, _BEGUN)):
-        if _made_from(out) != made_from:
-            stay = 0
-            if _made_from(out)["recipe"] == made_from["recipe"]:
-                stay = update.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
-            if not stay:
-                raise UserError(
-                    f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it"
-                )
-            progress.say(f"{out}: the data changed; {stay} volumes stay as they are, {len(context.data.manifest) - stay} to prepare")
-    elif out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out}: not empty and not a store; choose another folder")
+    for path in out.glob(_PARTIAL):
+        path.unlink()
+    if any((out / name).is_file() for name in (CARD, _BEGUN)) and _made_from(out) != made_from:
+        stay = None
+        if _made_from(out)["recipe"] == made_from["recipe"]:
+            stay = update.keep_what_stays(out, context.data.manifest, set(context.mask_ids))
+        if stay is None:
+            raise UserError(f"--out {out}: holds a store made from other data or with another recipe; choose another folder or remove it")
+        progress.say(f"{out}: the data changed; {stay} volumes stay as they are, {len(context.data.manifest) - stay} to prepare")
     write_json(out / _BEGUN, made_from)
     (out / CARD).unlink(missing_ok=True)
     (out / PARTS).mkdir(exist_ok=True)
@@ -207,6 +221,11 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
     import pandas as pd
 
     records = sorted(update.parts(out), key=lambda record: record["row"])
+    if [record["row"] for record in records] != list(range(len(data.manifest))):
+        raise DataError(
+            f"{out / PARTS}: {len(records)} records, which are not one for each of the {len(data.manifest)} rows of the manifest; "
+            "was something else writing this folder? Remove it and prepare again"
+        )
     ledger = pd.DataFrame([{name: row[name] for name in ("volume_id", "status", "reason", "detail")} for row in records])
     refused = {
         str(code): int(count) for code, count in ledger.loc[ledger["status"] == "refused", "reason"].value_counts().sort_index().items()
@@ -222,7 +241,9 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
     update.remove_unused(out, index)
     write_text(out / RECIPE, to_yaml(recipe))
     for name, table in ((LABELS, data.labels), (REPORTS, data.reports)):
-        if table is not None:
+        if table is None:  # also where an earlier one has it
+            (out / name).unlink(missing_ok=True)
+        else:
             _write_table(out / name, table)
     array_bytes = sum(path.stat().st_size for path in sorted((out / work.ARRAYS).iterdir()))
     counts = {"volumes": len(index), "patients": len(set(index["patient"])), "masks": sum(index["mask_file"] != "")}
@@ -243,7 +264,8 @@ def _finish(data: Any, out: Path, recipe: Recipe, made_from: dict[str, str]) -> 
 def _index(manifest: pd.DataFrame, used: list[dict[str, Any]]) -> pd.DataFrame:
     """The manifest's rows that were used, with what the prepared array changes and adds."""
     index = manifest.iloc[[row["row"] for row in used]].reset_index(drop=True)
-    for name in used[0]["columns"]:
+    known = [name for name in used[0]["columns"] if all(name in row["columns"] for row in used)]  # an earlier medcl begins with fewer
+    for name in known:
         index[name] = [row["columns"][name] for row in used]
     codes = {key: code for code, key in enumerate(sorted(index["patient_key"].astype(str).unique()))}
     index["patient"] = [codes[str(key)] for key in index["patient_key"]]

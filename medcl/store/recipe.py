@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medcl.foundation.config import Settings, load
 from medcl.foundation.errors import UserError
@@ -28,8 +29,8 @@ class WindowIntensity(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> WindowIntensity:
-        if not self.stored_low <= self.low < self.high <= self.stored_high:
-            raise ValueError("expected stored_low <= low < high <= stored_high")
+        if not -math.inf < self.stored_low <= self.low < self.high <= self.stored_high < math.inf:
+            raise ValueError("expected stored_low <= low < high <= stored_high, all of them finite")
         return self
 
 
@@ -59,6 +60,7 @@ class BinaryIntensity(Settings):
     name: Literal["binary"] = "binary"
 
 
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 IntensityConfig = Annotated[WindowIntensity | ZScoreIntensity | DisplayIntensity | BinaryIntensity, Field(discriminator="name")]
 
 
@@ -66,7 +68,7 @@ class Recipe(Settings):
     """How a volume is prepared, once, for the store and in the same way for every scan embedded later.
 
     modalities, kind, units: what is accepted; anything else is refused, not converted.
-    orientation: of the stored array axes (volumes; pictures stay as they are).
+    orientation: of the stored array axes (volumes; pictures stay as they are). RAS and nothing else: views and sheets count on it.
     spacing_mm: of the stored grid; None keeps the scan's own. Volumes only.
     keep_coarse: an axis coarser than `spacing_mm` keeps its own spacing (5 mm slices are not blown up to 1.5 mm).
     body_crop: cut air around the body away, leaving `body_margin_mm`.
@@ -79,13 +81,20 @@ class Recipe(Settings):
     kind: Kind
     units: tuple[Units, ...]
     orientation: str = "RAS"
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Length, Length, Length] | None = None
     keep_coarse: bool = True
     intensity: IntensityConfig
     body_crop: bool = False
     body_margin_mm: float = Field(default=10.0, ge=0)
     picture_side: int | None = Field(default=None, ge=8)
     plausible: tuple[float, float] | None = None
+
+    @field_validator("orientation")
+    @classmethod
+    def _shown_right(cls, orientation: str) -> str:
+        if orientation != "RAS":
+            raise ValueError("expected RAS: flips, crops, audits and contact sheets name the sides by it; leave the setting out")
+        return orientation
 
     @property
     def stored_units(self) -> Units:
@@ -111,7 +120,9 @@ class Recipe(Settings):
     def storage(self) -> tuple[str, float, float]:
         """(dtype, slope, intercept) of the stored integers: stored value = integer * slope + intercept.
 
-        Hounsfield units are kept to 1 HU, standard deviations to 1/2048, display values to 1/32767.
+        Hounsfield units are kept to 1 HU, standard deviations to 1/2048, display values to 1/32767, other units to the smallest
+        power of two by which integers reach all of `stored_low` to `stored_high`: 1/256 for uptake from 0 to 100. Zero, where it
+        lies between them, stays zero: float32 is finest there.
         """
         if isinstance(self.intensity, BinaryIntensity):
             return "uint8", 1.0, 0.0
@@ -119,7 +130,11 @@ class Recipe(Settings):
             return "int16", 1.0 / 32767, 0.0
         if isinstance(self.intensity, ZScoreIntensity):
             return "int16", 1.0 / 2048, 0.0
-        return "int16", 1.0 if self.stored_units == "HU" else 1.0 / 256, 0.0
+        low, high = self.intensity.stored_low, self.intensity.stored_high
+        if self.stored_units == "HU" and low >= -(2**15) and high < 2**15:
+            return "int16", 1.0, 0.0
+        middle = 0.0 if low <= 0 <= high else (low + high) / 2
+        return "int16", 2.0 ** math.ceil(math.log2(max(high - middle, middle - low) / 32767)), middle
 
 
 _CT = Recipe(

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from medcl.store.recipe import Recipe, ZScoreIntensity
 
 
+# What reading and preparing a scan may raise where the scan is to blame: such a volume is listed, and is not fatal.
+BAD_SCAN = (MedclError, OSError, ValueError, EOFError)
+
+
 class Refused(MedclError):
     """A volume that contradicts the recipe. `code` is short and stable; it goes to the ledger."""
 

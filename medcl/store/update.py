@@ -8,42 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcl.foundation.files import CARD, read_json, write_json
+from medcl.foundation.files import CARD, read_json, read_parquet, write_json
 from medcl.store.volume_store import INDEX, PREPARED
-from medcl.store.work import ARRAYS
+from medcl.store.work import ARRAYS, scan_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = "parts"
 _KEPT = "kept.json"
-_LISTS = ("shape", "spacing_mm", "affine", "checksums", "mask_checksums", "body_box", "mask_boxes")
+_LISTS = ("shape", "spacing_mm", "affine", "checksums", "frame", "mask_checksums", "mask_frame", "body_box", "mask_boxes")
 
 
-def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> int:
+def keep_what_stays(out: Path, manifest: pd.DataFrame, has_mask: set[str]) -> int | None:
     """Make the records of `out`, whole or not, records for this manifest; those of other volumes go. Returns how many stay.
 
-    A volume stays where its id and its pixels are the same. Not where it has a mask, which may have been drawn anew, nor where
-    its pool also holds a volume that is gone: what leaves DATA leaves the store. Nothing is changed where none stays.
+    A volume stays where its id is the same and what decides how it is prepared. Not where it has a mask, which may have been drawn
+    anew, nor where its pool also holds a volume that is gone or has changed: what leaves DATA leaves the store. Returns None and
+    changes nothing where no id is in both: these are other data.
     """
-    row_of = {
-        (str(volume), str(pixels)): row
-        for row, (volume, pixels) in enumerate(zip(manifest["volume_id"], manifest["pixel_hash"], strict=True))
-    }
-    found = {record["volume_id"]: record for record in _records(out) if record["status"] == "used"}
-    rows = {volume: row_of.get((volume, record.get("pixel_hash", ""))) for volume, record in found.items()}
-    stale = {record["columns"]["file"] for volume, record in found.items() if rows[volume] is None}
+    known = {record["volume_id"]: record for record in _records(out)}
+    rows = {str(row["volume_id"]): (number, scan_hash(row)) for number, row in enumerate(manifest.to_dict("records"))}
+    if not known.keys() & rows.keys():
+        return None
+    used = {volume: record for volume, record in known.items() if record["status"] == "used"}
+    same = {volume for volume, record in used.items() if volume in rows and rows[volume][1] == record["columns"].get("scan_hash")}
+    stale = {record["columns"].get("file") for volume, record in used.items() if volume not in same}
     stay = [
-        {**record, "row": rows[volume]}
-        for volume, record in found.items()
-        if record["columns"]["file"] not in stale and volume not in has_mask and not record["columns"]["mask_file"]
+        {**used[volume], "row": rows[volume][0]}
+        for volume in used
+        if volume in same - has_mask and used[volume]["columns"]["file"] not in stale and not used[volume]["columns"]["mask_file"]
     ]
-    if stay:
-        (out / PARTS).mkdir(exist_ok=True)
-        written = [int(path.name[:7]) for path in (out / ARRAYS).iterdir() if path.name[:7].isdigit()]
-        write_json(out / PARTS / _KEPT, {"first": max(written) + 1, "records": stay})
-        for path in (out / PARTS).glob("[0-9]*.json"):
-            path.unlink()
+    (out / PARTS).mkdir(exist_ok=True)
+    written = [int(path.name[:7]) for path in (out / ARRAYS).glob("[0-9]*") if path.name[:7].isdigit()]
+    write_json(out / PARTS / _KEPT, {"first": max(written, default=-1) + 1, "records": stay})
+    for path in (out / PARTS).glob("[0-9]*.json"):
+        path.unlink()
     return len(stay)
 
 
@@ -74,14 +74,8 @@ def _records(out: Path) -> Iterator[dict[str, Any]]:
     if not (out / CARD).is_file():
         yield from parts(out)
         return
-    import pandas as pd
-
-    index = pd.read_parquet(out / INDEX)
-    if not {*PREPARED} <= {*index.columns}:
-        return  # a store of an earlier medcl
+    index = read_parquet(out / INDEX)
+    is_of_this_medcl = {*PREPARED} <= {*index.columns}
     for row in index.to_dict("records"):
-        own = {name: row[name] for name in PREPARED} | {name: np.asarray(row[name]).tolist() for name in _LISTS}
-        yield {
-            "row": -1, "volume_id": row["volume_id"], "pixel_hash": row["pixel_hash"],
-            "status": "used", "reason": "", "detail": "", "columns": own,
-        }  # fmt: skip
+        own = {name: row[name] for name in PREPARED} | {name: np.asarray(row[name]).tolist() for name in _LISTS} if is_of_this_medcl else {}
+        yield {"row": -1, "volume_id": row["volume_id"], "status": "used", "reason": "", "detail": "", "columns": own}

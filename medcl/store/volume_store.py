@@ -25,7 +25,8 @@ REPORTS = "reports.parquet"
 # Columns of the index that `prepare` makes; the others are the manifest's.
 PREPARED = (
     *("shape", "spacing_mm", "orientation", "units", "affine", "dtype", "slope", "intercept", "background", "center", "spread"),
-    *("file", "offset", "nbytes", "checksums", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "body_box", "mask_boxes"),
+    *("file", "offset", "nbytes", "checksums", "frame", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "mask_frame"),
+    *("body_box", "mask_boxes", "scan_hash"),
 )
 
 
@@ -34,11 +35,11 @@ class VolumeStore:
 
     index: one row per volume. The manifest's columns, with `shape`, `spacing_mm`, `orientation` and `units` of the
     prepared array, and: `affine` (16 numbers, row by row), `patient` (int, equal numbers are the same patient),
-    `file`, `offset`, `nbytes` (offset -1: the file is this volume's own), `checksums` (of its chunks; see arrays.py),
+    `file`, `offset`, `nbytes` (offset -1: the file is this volume's own), `checksums` (of its chunks) and `frame` (see arrays.py),
     `dtype`, `slope`, `intercept` (stored value = integer * slope + intercept), `background` (stored value of nothing),
     `center`, `spread` (native value = stored value * spread + center), and the mask's `mask_file`, `mask_offset`,
-    `mask_nbytes`, `mask_checksums` ("" where there is no mask); `body_box` and `mask_boxes`: six numbers for each box,
-    x0 x1 y0 y1 z0 z1, around the body and around every label of the mask.
+    `mask_nbytes`, `mask_checksums`, `mask_frame` ("" where there is no mask); `body_box` and `mask_boxes`: six numbers for each box,
+    x0 x1 y0 y1 z0 z1, around the body and around every label of the mask; `scan_hash`: names what the volume was made from.
 
     Raises UserError for a folder without a store's card; reading raises DataError naming row, volume and file where what
     is on the disk is not what was written.
@@ -136,11 +137,11 @@ class VolumeStore:
         if any(not 0 <= start < stop <= length for (start, stop), length in zip(box, shape, strict=True)):
             raise ValueError(f"box {box} is not inside row {row}'s shape {shape}")
         name, offset = self._columns[prefix + "file"][row], self._columns[prefix + "offset"][row]
-        # Stores prepared before checksums were kept have no such column and are read as they are.
-        checksums = self._columns[prefix + "checksums"][row] if prefix + "checksums" in self._columns else ()
+        # Stores prepared before checksums were kept have no such columns and are read as they are.
+        checksums, frame = (self._columns[prefix + kept][row] if prefix + kept in self._columns else () for kept in ("checksums", "frame"))
         try:
             if offset < 0:
-                return self._arrays.read(name, box, checksums)
+                return self._arrays.read(name, box, checksums, frame)
             place = (offset, self._columns[prefix + "nbytes"][row])
             return self._arrays.read_pooled(name, place, dtype, shape, box, checksums)
         except DataError as error:
@@ -148,7 +149,7 @@ class VolumeStore:
 
 
 _FAST = (
-    *("file", "offset", "nbytes", "checksums", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums"),
+    *("file", "offset", "nbytes", "checksums", "frame", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "mask_frame"),
     *("dtype", "slope", "intercept", "background", "body_box", "mask_boxes"),
 )
 

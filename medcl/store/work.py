@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,18 @@ import numpy as np
 from scipy import ndimage
 
 from medcl.foundation import geometry
-from medcl.foundation.errors import DataError, MedclError
+from medcl.foundation.errors import DataError
 from medcl.foundation.side_by_side import begin_child
 from medcl.store.arrays import write_array, write_pool
 from medcl.store.body import body_box
 from medcl.store.plan import Task
 from medcl.store.recipe import Recipe
-from medcl.store.resample import nearest_on_grid
-from medcl.store.standard import Prepared, Refused, as_integers, prepare_volume
+from medcl.store.resample import keep_small_labels, nearest_on_grid
+from medcl.store.standard import BAD_SCAN, Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
+# Manifests of an earlier medcl have no `geometry_hash`: spacing, shape and orientation say less, but most of it.
+_DECIDING = ("pixel_hash", "geometry_hash", "shape", "spacing_mm", "orientation", "units", "modality", "kind")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,12 @@ class Context:
             return {}
         named = labels.dropna(subset=["mask_id"]).drop_duplicates("volume_id")
         return {str(volume): str(mask) for volume, mask in zip(named["volume_id"], named["mask_id"], strict=True) if str(mask)}
+
+
+def scan_hash(said: Mapping[Any, Any]) -> str:
+    """Names all in a manifest's row that decides what a volume becomes: a scan is prepared again where this differs."""
+    found = [np.asarray(said[name]).tolist() for name in _DECIDING if name in said]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 
 _context: Context | None = None
@@ -65,8 +77,8 @@ def do_numbered_task(context: Context, task: Task) -> tuple[int, list[dict[str, 
 def do_task(context: Context, task: Task) -> list[dict[str, Any]]:
     """Prepare and write the task's volumes. Returns one JSON-able record per volume, in their order.
 
-    A record has `row` (in the manifest), `volume_id`, `pixel_hash`, `status` (used | refused), `reason` (ledger code), `detail`, and
-    for used volumes `columns` (what goes into the index).
+    A record has `row` (in the manifest), `volume_id`, `status` (used | refused), `reason` (ledger code), `detail`, and for used
+    volumes `columns` (what goes into the index).
     """
     records, images, masks = [], [], []
     for row in task.rows:
@@ -87,25 +99,26 @@ def _write(folder: Path, stem: str, prefix: str, items: list[tuple[dict[str, Any
         return
     name = f"{stem}.pool" if pooled else f"{stem}.b2nd"
     places = write_pool(folder / name, [array for _, array in items]) if pooled else [(-1, *write_array(folder / name, items[0][1]))]
-    for (record, _), (offset, size, checksums) in zip(items, places, strict=True):
-        where = {"file": f"{ARRAYS}/{name}", "offset": offset, "nbytes": size, "checksums": checksums}
+    for (record, _), (offset, size, checksums, *frame) in zip(items, places, strict=True):
+        where = {"file": f"{ARRAYS}/{name}", "offset": offset, "nbytes": size, "checksums": checksums, "frame": [*chain(*frame)]}
         record["columns"] |= {f"{prefix}{key}": value for key, value in where.items()}
 
 
 def _prepare_row(context: Context, row: int) -> tuple[dict[str, Any], np.ndarray | None, np.ndarray | None]:
-    volume_id, pixel_hash = (str(context.data.manifest[name].iat[row]) for name in ("volume_id", "pixel_hash"))
-    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "pixel_hash": pixel_hash}
-    record |= {"status": "refused", "reason": "", "detail": ""}
+    said = context.data.manifest.iloc[row].to_dict()
+    volume_id = str(said["volume_id"])
+    record: dict[str, Any] = {"row": row, "volume_id": volume_id, "status": "refused", "reason": "", "detail": ""}
     try:
         prepared = prepare_volume(context.data.volume(volume_id), context.recipe)
-        mask = _mask_on_grid(context, volume_id, prepared)
+        mask, detail = _mask_on_grid(context, volume_id, prepared)
     except Refused as refusal:
         return record | {"reason": refusal.code, "detail": str(refusal)}, None, None
-    except (MedclError, OSError, ValueError, EOFError) as error:
+    except BAD_SCAN as error:
         return record | {"reason": "unreadable", "detail": _safe_detail(error, volume_id)}, None, None
     raw, columns = _encode(prepared, context.recipe)
     columns |= {"body_box": _numbers([body_box(prepared.array, prepared.affine, context.recipe)]), "mask_boxes": _mask_boxes(mask)}
-    return record | {"status": "used", "columns": columns}, raw, mask
+    columns["scan_hash"] = scan_hash(said)
+    return record | {"status": "used", "detail": detail, "columns": columns}, raw, mask
 
 
 def _safe_detail(error: Exception, volume_id: str) -> str:
@@ -133,6 +146,7 @@ def _encode(prepared: Prepared, recipe: Recipe) -> tuple[np.ndarray, dict[str, A
         "mask_offset": -1,
         "mask_nbytes": 0,
         "mask_checksums": [],
+        "mask_frame": [],
     }
     return raw, columns
 
@@ -147,13 +161,16 @@ def _numbers(boxes: list[list[tuple[int, int]]]) -> list[int]:
     return [int(number) for box in boxes for edge in box for number in edge]
 
 
-def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> np.ndarray | None:
+def _mask_on_grid(context: Context, volume_id: str, prepared: Prepared) -> tuple[np.ndarray | None, str]:
+    """The mask, and what the ledger says of it: a label that is gone would make its volume one without the finding."""
     mask_id = context.mask_ids.get(volume_id)
     if mask_id is None:
-        return None
+        return None, ""
     mask = context.data.mask(mask_id)
     labels = np.rint(np.asarray(mask.array)).astype(np.int64)
     if labels.min() < 0 or labels.max() > 255:
         raise Refused("wrong_mask", f"mask labels from {labels.min()} to {labels.max()}: expected 0 to 255")
-    x, y, z = prepared.array.shape
-    return nearest_on_grid(labels.astype(np.uint8), np.asarray(mask.affine, dtype=float), (x, y, z), prepared.affine)
+    labels, affine, (x, y, z) = labels.astype(np.uint8), np.asarray(mask.affine, dtype=float), prepared.array.shape
+    on_grid = nearest_on_grid(labels, affine, (x, y, z), prepared.affine)
+    lost = keep_small_labels(labels, affine, on_grid, prepared.affine)
+    return on_grid, f"mask labels without a voxel in the store: {', '.join(map(str, lost))}" if lost else ""

@@ -152,7 +152,7 @@ MADE = {
     "anisotropic": ("ct", turned(0, (0.7, 0.7, 5.0)), {}),
     "finer than the grid": ("ct", turned(0, (0.5, 0.6, 0.7)), {}),
     "oblique": ("ct", turned(20, (0.9, 0.9, 2.5)), {}),
-    "other axes": ("ct", turned(0, (0.9, 1.1, 2.5))[:, [2, 0, 1, 3]], {"orientation": "LPS"}),
+    "other axes": ("ct", turned(0, (0.9, 1.1, 2.5))[:, [2, 0, 1, 3]], {}),
     "blown up": ("ct", turned(10, (2.2, 2.0, 4.0)), {"keep_coarse": False, "body_margin_mm": 3.0}),
     "own spacing": ("mr", turned(5, (1.3, 0.9, 3.0)), {"spacing_mm": None}),
     "mr": ("mr", turned(15, (0.8, 0.8, 3.0)), {}),

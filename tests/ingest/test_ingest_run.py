@@ -294,6 +294,37 @@ def test_every_reason_has_a_meaning_and_manifest_columns_are_the_contract_s() ->
         tables.table([{"volume_id": "a", "path": "b"}], tables.LEDGER_COLUMNS)
 
 
+def test_the_card_changes_with_all_that_a_store_is_made_of(tmp_path: Path) -> None:
+    """Labels, a mask's voxels, where a scan lies: the pixels of the scans are the same. `prepare` names DATA by its card."""
+    source, out, cards = tmp_path / "in", tmp_path / "out", []
+    rng = np.random.default_rng(0)
+    scan, mask = rng.integers(0, 999, (9, 8, 7)).astype(np.int16), np.zeros((9, 8, 7), np.uint8)
+    (source / "labelsTr").mkdir(parents=True)
+    (source / "imagesTr").mkdir()
+
+    def again(grade: int, marked: int, place: float) -> None:
+        affine = np.diag([1.0, 1.0, 2.0, 1.0])
+        affine[0, 3], mask[2:4, 2:4, marked] = place, 1
+        write(source / "imagesTr" / "a.nii.gz", scan, affine)
+        write(source / "labelsTr" / "a.nii.gz", mask, affine)
+        pd.DataFrame({"file": ["a.nii.gz"], "grade": [grade]}).to_csv(tmp_path / "labels.csv", index=False)
+        settings = IngestConfig(modality="mr", units="arbitrary", label_columns=("grade",))
+        ingest(source, out, labels=tmp_path / "labels.csv", settings=settings, jobs=0, images=False)
+        cards.append((out / "card.json").read_bytes())
+
+    again(1, 2, 0.0)
+    rows = [open_data(out).manifest.iloc[0].to_dict()]
+    again(1, 2, 0.0)
+    assert cards[0] == cards[1]
+    again(2, 2, 0.0)
+    again(2, 3, 0.0)
+    again(2, 3, 0.5)
+    rows.append(open_data(out).manifest.iloc[0].to_dict())
+    assert len(set(cards)) == 4
+    first, last = ({name: str(value) for name, value in row.items()} for row in rows)
+    assert {name for name in first if first[name] != last[name]} == {"geometry_hash"}
+
+
 def test_many_rows_are_parts_that_read_as_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROWS_AT_ONCE", 10)
     rows = [{"file_key": f"{number:04d}", "status": "used", "reason": "ok", "detail": "", "volume_id": ""} for number in range(165)]

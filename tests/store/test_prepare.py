@@ -109,6 +109,38 @@ def test_other_recipe_or_foreign_folder_is_refused(tmp_path: Path) -> None:
         prepared(made(), tmp_path / "mine")
 
 
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run begun while the first works changes nothing, and may begin as soon as the first has ended, however it ended."""
+    real, refused = work.do_task, []
+
+    def twice(context, task):
+        with pytest.raises(UserError, match="another medcl is writing this folder; wait for it") as caught:
+            prepare_data(made(), "hash", tmp_path / "store", CT, jobs=1, progress=Silent())
+        refused.append(caught.value.exit_code)
+        return real(context, task) if len(refused) > 1 else 1 / 0
+
+    monkeypatch.setattr(work, "do_task", twice)
+    with pytest.raises(ZeroDivisionError):
+        prepared(made(), tmp_path / "store")
+    assert len(prepared(made(), tmp_path / "store")) == 5 and set(refused) == {2}
+
+
+@pytest.mark.parametrize("spoilt", [lambda part: part[:-1], lambda part: part + part[-1:]])
+def test_a_card_stands_for_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt) -> None:
+    real = work.do_task
+    monkeypatch.setattr(work, "do_task", lambda context, task: spoilt(real(context, task)))
+    with pytest.raises(DataError, match=r"not one for each of the 5 rows of the manifest"):
+        prepared(made(), tmp_path / "store")
+    assert not (tmp_path / "store" / "card.json").exists()
+
+
+def test_goes_on_after_a_kill_while_the_first_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".begun.json.0123abcd.partial").write_text("{")
+    whole = prepared(made(2), tmp_path / "whole")
+    assert contents(prepared(made(2), tmp_path / "store").folder) == contents(whole.folder)
+
+
 def grown() -> MadeData:
     """`made(8)` without its masks, of which v1 was replaced, v3 withdrawn, and v8 came to; v0 has a file of its own."""
     data = made(9)
@@ -127,7 +159,7 @@ def test_a_store_grows_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "arrays").iterdir()}
     prepare_data(grown(), "other hash", tmp_path / "store", CT, jobs=1, progress=Silent())
     store, fresh = VolumeStore(tmp_path / "store"), prepared(grown(), tmp_path / "fresh")
-    placed = ["file", "offset", "nbytes", "checksums"]
+    placed = ["file", "offset", "nbytes", "checksums", "frame"]
     pd.testing.assert_frame_equal(store.index.drop(columns=placed), fresh.index.drop(columns=placed))
     for row in range(len(fresh)):
         assert np.array_equal(store.read(row).array, fresh.read(row).array)
@@ -155,6 +187,47 @@ def test_growing_can_be_interrupted_and_the_data_can_change_again(tmp_path: Path
     assert {store.index["volume_id"].iat[row] for row in again[: -len(fresh)]} == {"v4", "v8"}  # v1 v2 were done, v0 v5 v6 stayed
 
 
+def test_a_scan_whose_geometry_or_claims_changed_is_done_again(tmp_path: Path) -> None:
+    """Pixels alone do not make a volume: spacing and place come from elsewhere. Reports that are gone do not stay either."""
+    data = before()
+    data.reports = made().reports
+    data.manifest["geometry_hash"] = data.manifest["volume_id"]
+    prepared(data, tmp_path / "store")
+    changed = before()
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    changed.volumes["v0"] = Volume(changed.volumes["v0"].array, affine, "ct", "HU")  # its manifest's spacing tells
+    changed.manifest["geometry_hash"] = changed.manifest["volume_id"]
+    prepare_data(changed, "spacing", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store = VolumeStore(tmp_path / "store")
+    assert [store.affine(row)[2, 2] for row in range(2)] == [3.0, 2.0] and store.reports is None
+    affine[:3, 3] = 7.0  # only `geometry_hash` tells that it has moved
+    changed.manifest.loc[0, "geometry_hash"] = "elsewhere"
+    prepare_data(changed, "place", tmp_path / "store", CT, jobs=1, progress=Silent())
+    moved = VolumeStore(tmp_path / "store")
+    assert moved.affine(0)[2, 3] == 7.0 and moved.affine(1)[2, 3] == 0.0
+    assert [store.index["file"].iat[row] == moved.index["file"].iat[row] for row in (0, 1)] == [False, True]
+    changed.manifest["units"] = "arbitrary"
+    for volume in changed.volumes:
+        changed.volumes[volume] = Volume(changed.volumes[volume].array, affine, "ct", "arbitrary")
+    with pytest.raises(DataError, match="8 wrong_units"):
+        prepare_data(changed, "units", tmp_path / "store", CT, jobs=1, progress=Silent())
+
+
+def test_a_store_follows_its_data_where_nothing_can_stay(tmp_path: Path) -> None:
+    """Every volume has a mask, which may have been drawn anew; or an earlier medcl prepared them, and did not say out of what."""
+    data = made(3)
+    data.labels = pd.DataFrame({"volume_id": ["v0", "v1", "v2"], "mask_id": ["m0", "m1", "m2"], "malignant": 1.0})
+    prepared(data, tmp_path / "store")
+    data.labels["malignant"] = [0.0, 1.0, 0.0]
+    prepare_data(data, "corrected", tmp_path / "store", CT, jobs=1, progress=Silent())
+    store = VolumeStore(tmp_path / "store")
+    assert store.labels is not None and store.labels["malignant"].tolist() == [0.0, 1.0, 0.0]
+    store.index.drop(columns="scan_hash").to_parquet(tmp_path / "store" / "index.parquet")
+    assert np.array_equal(VolumeStore(tmp_path / "store").read(1).array, store.read(1).array), "an earlier store opens"
+    prepare_data(data, "again", tmp_path / "store", CT, jobs=1, progress=Silent())
+    assert "scan_hash" in VolumeStore(tmp_path / "store").index
+
+
 def test_masks_are_done_again_and_other_data_are_refused(tmp_path: Path) -> None:
     data = made()
     prepared(data, tmp_path / "store")
@@ -178,6 +251,20 @@ def test_a_bad_volume_is_listed_and_not_fatal(tmp_path: Path) -> None:
     assert ledger.loc["v2", "reason"] == "implausible_units" and ledger.loc["v3", "reason"] == "wrong_mask"
     assert store.index["volume_id"].tolist() == ["v0", "v1", "v4"]
     assert np.array_equal(store.read(2).array, data.volumes["v4"].array[::-1, ::-1])
+
+
+def test_a_lost_label_of_a_mask_is_listed(tmp_path: Path) -> None:
+    """Small ones keep a voxel; what lies outside the field that is kept cannot, and the ledger says so."""
+    array = np.full((60, 60, 60), -1000, np.int16)
+    array[20:55, 20:55, 20:55] = 40
+    mask = np.zeros(array.shape, np.uint8)
+    mask[31, 31, 31], mask[1, 1, 1], mask[40:50, 40:50, 40:50] = 1, 2, 4
+    data = MadeData({"v": Volume(array, np.eye(4), "ct", "HU")}, {"m": Volume(mask, np.eye(4), "ct", "arbitrary")})
+    data.labels = pd.DataFrame({"volume_id": ["v"], "mask_id": ["m"]})
+    stored = prepared(data, tmp_path / "store", recipe=BUILT_IN["ct"].model_copy(update={"spacing_mm": (3.0, 3.0, 3.0)})).mask(0)
+    assert stored is not None and set(np.unique(stored)) == {0, 1, 4} and np.count_nonzero(stored == 1) == 1
+    (said,) = pd.read_parquet(tmp_path / "store" / "ledger.parquet").to_dict("records")
+    assert (said["status"], said["reason"], said["detail"]) == ("used", "", "mask labels without a voxel in the store: 2")
 
 
 def test_no_path_reaches_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +296,21 @@ def test_dry_run_writes_nothing_and_is_about_right(tmp_path: Path) -> None:
     assert summary.estimate is not None and summary.estimate.seconds > 0 and summary.estimate.memory_bytes > 0
     real = prepared(data, tmp_path / "store").card["array_bytes"]
     assert real / 4 < summary.estimate.disk_bytes < real * 4
+
+
+def test_dry_run_names_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `prepare` does, which lists it and goes on."""
+    data, real = made(), MadeData.volume
+
+    def broken(self, volume_id):
+        if volume_id == "v0":
+            raise IsADirectoryError("/export/Smith_John/series1")
+        return real(self, volume_id)
+
+    monkeypatch.setattr(MadeData, "volume", broken)
+    summary = prepare_data(data, "hash", tmp_path / "store", CT, jobs=1, progress=Silent(), dry_run=True)
+    assert summary.estimate is not None and summary.estimate.failed == ("v0",)
+    assert str(summary.estimate).endswith("; of those tried, not usable: v0")
 
 
 def test_pooled_items_share_files_and_large_ones_do_not(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl.store.resample import nearest_on_grid, resample, resampled_length
+from medcl.store.resample import keep_small_labels, nearest_on_grid, resample, resampled_length
 
 
 def _ramp(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
@@ -64,3 +64,29 @@ def test_mask_follows_its_own_affine() -> None:
     mask_affine[0, 3] = 9
     on_grid = nearest_on_grid(mask, mask_affine, (12, 10, 10), np.eye(4))
     assert np.argwhere(on_grid).tolist() == [[7, 3, 4]] and on_grid[7, 3, 4] == 5
+
+
+def test_a_label_of_one_voxel_stays() -> None:
+    """Nearest neighbours at twice the spacing miss seven of eight such labels."""
+    rng, grid = np.random.default_rng(0), np.diag([2.0, 2.0, 2.0, 1.0])
+    for _ in range(30):
+        labels = np.zeros((24, 24, 24), np.uint8, order="C" if rng.random() < 0.5 else "F")
+        labels[4:20, 4:20, 4:20] = 2
+        at = rng.integers(0, 24, 3)
+        labels[tuple(at)] = 7
+        on_grid = nearest_on_grid(labels, np.eye(4), (12, 12, 12), grid)
+        before = on_grid.copy()
+        assert keep_small_labels(labels, np.eye(4), on_grid, grid) == []
+        (found,) = np.argwhere(on_grid == 7)
+        assert np.abs(2 * found - at).max() <= 1
+        before[tuple(found)] = 7
+        assert np.array_equal(before, on_grid), "nothing else is touched"
+
+
+def test_no_label_is_kept_at_the_cost_of_another_or_outside() -> None:
+    grid = np.diag([4.0, 4.0, 4.0, 1.0])
+    labels = np.zeros((16, 16, 40), np.uint8)
+    labels[8, 8, 8], labels[9, 8, 8], labels[1, 1, 30] = 1, 2, 3
+    on_grid = nearest_on_grid(labels, np.eye(4), (4, 4, 4), grid)
+    assert keep_small_labels(labels, np.eye(4), on_grid, grid) == [2, 3]
+    assert on_grid[2, 2, 2] == 1 and np.count_nonzero(on_grid) == 1

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from medcl.foundation import geometry
 from medcl.foundation.types import Volume
-from medcl.store.body import largest_part
+from medcl.store.body import body_box, largest_part
 from medcl.store.recipe import BUILT_IN
 from medcl.store.standard import Refused, as_integers, predicted_shape, prepare_volume
 
@@ -48,6 +48,19 @@ def test_body_crop_cuts_air_and_keeps_the_world() -> None:
     assert all(new < old for new, old in zip(prepared.array.shape, volume.array.shape, strict=True))
     bone = np.argwhere(prepared.array > 600).mean(0)
     assert prepared.affine @ [*bone, 1] == pytest.approx(volume.affine @ [*np.argwhere(volume.array > 600).mean(0), 1], abs=0.1)
+
+
+def test_no_body_is_cut_without_a_margin() -> None:
+    """The body is looked for on every fourth voxel: what lies between is body, too."""
+    recipe = BUILT_IN["ct"].model_copy(update={"body_margin_mm": 0.0})
+    for first in (*range(9), 15):
+        body = (slice(first, first + 41), slice(first + 1, first + 40), slice(first + 2, first + 43))
+        array = np.full((70, 64, 66), -1000, np.int16)
+        array[body] = 40
+        box = body_box(array, np.eye(4), recipe)
+        assert all(
+            start <= part.start <= start + 3 and part.stop <= stop <= part.stop + 3 for (start, stop), part in zip(box, body, strict=True)
+        )
 
 
 def test_hounsfield_units_survive() -> None:

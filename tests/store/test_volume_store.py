@@ -71,7 +71,7 @@ def test_a_chunk_of_nothing_is_verified_too(tmp_path: Path) -> None:
     """blosc2 does not write chunks of zeros: it makes them up when they are asked for."""
     array = np.zeros((70, 70, 40), np.int16)
     array[66:, 66:] = 5
-    _, checksums = arrays.write_array(tmp_path / "mostly nothing", array)
+    _, checksums, _ = arrays.write_array(tmp_path / "mostly nothing", array)
     reader = arrays.ArrayReader(tmp_path)
     assert np.array_equal(reader.read("mostly nothing", ((0, 70), (0, 70), (0, 40)), checksums), array)
     with pytest.raises(DataError, match="part 0 is not what was written"):
@@ -183,23 +183,46 @@ def test_one_changed_bit_anywhere_is_never_a_scan(folder: Path, row: int) -> Non
         assert np.array_equal(store.read(3 - row).array, clean.read(3 - row).array), "its neighbours are whole"
 
 
+@pytest.mark.parametrize("prefix", ["", "mask_"])
+def test_one_changed_bit_outside_the_chunks_is_an_error(folder: Path, prefix: str) -> None:
+    """blosc2 reads other values, and no error, where its header's sizes of chunks or its list of chunks have changed."""
+    clean = VolumeStore(folder)
+    name, (head, tail, _) = clean.index[f"{prefix}file"].iat[0], clean.index[f"{prefix}frame"].iat[0]
+    size = (folder / name).stat().st_size
+    assert 0 < head < 300 and 0 < tail < 300
+    for at in (0, 11, 39, 124, 133, head - 1, size - tail, size - tail // 2, size - 1):
+        store = damaged(folder, name, at, 1)
+        with pytest.raises(DataError, match=rf"^row 0 \(volume v0\): .*{name}: cannot be opened \(its header is not what was written"):
+            store.read(0) if not prefix else store.mask(0)
+
+
+@pytest.mark.parametrize("place", ["__init__", "read", "chunk"])
+def test_whatever_blosc2_raises_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("b2nd")
+
+    monkeypatch.setattr(array_file.ArrayFile, place, broken)
+    with pytest.raises(DataError, match=r"arrays/0000000\.b2nd: (cannot be opened|damaged) \('b2nd'\)"):
+        VolumeStore(folder).read(0)
+
+
 def test_a_chunk_is_verified_once_for_each_time_its_file_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     real = arrays.zlib.crc32
-    monkeypatch.setattr(arrays.zlib, "crc32", lambda packed: seen.append(len(packed)) or real(packed))
+    monkeypatch.setattr(arrays.zlib, "crc32", lambda packed, *more: seen.append(len(packed)) or real(packed, *more))
     store = VolumeStore(folder)
     for _ in range(3):
         store.read(0, ((0, 64), (0, 64), (0, 160)))
         store.read(1)
-    assert len(seen) == 2
+    assert len(seen) == 4 and seen[0] + seen[1] == sum(store.index["frame"].iat[0][:2]), "what lies before and after the chunks first"
     store.read(0)
-    assert len(seen) == 1 + len(store.index["checksums"].iat[0]) == 1 + 8
+    assert len(seen) == 3 + len(store.index["checksums"].iat[0]) == 3 + 8
 
 
 def test_a_store_without_checksums_is_read_as_it_is(folder: Path) -> None:
     copy = folder.parent / "old"
     shutil.copytree(folder, copy)
-    VolumeStore(folder).index.drop(columns=["checksums", "mask_checksums"]).to_parquet(copy / "index.parquet")
+    VolumeStore(folder).index.drop(columns=["checksums", "mask_checksums", "frame", "mask_frame"]).to_parquet(copy / "index.parquet")
     old, new = VolumeStore(copy), VolumeStore(folder)
     assert all(np.array_equal(old.read(row).array, new.read(row).array) for row in range(3))
     assert np.array_equal(old.mask(0), new.mask(0))  # type: ignore[arg-type]
