@@ -73,7 +73,8 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         # What a local view keeps is bounded as what any crop keeps.
-        judged = (*steps, crop.model_copy(update={"keep": config.local.keep})) if config.local and crop.keep else steps
+        kept = {"keep": config.local.keep, "keep_with_report": config.local.keep} if config.local and crop.keep else {}
+        judged = (*steps, crop.model_copy(update=kept)) if kept else steps
         self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow)
         self.flat: bool = recipe.kind == "picture"
         self.size: Size = self._grid(config.size)

@@ -16,11 +16,12 @@ from medcl.views.step import Step
 
 @dataclass(frozen=True)
 class Bound:
-    """The range in which the values of a step's setting must stay, and why."""
+    """The range in which the values of a step's setting must stay, and why. needed: to leave the setting out is a breach too."""
 
     low: float
     high: float
     reason: str
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
 }
 
 REPORT_BOUNDS: dict[tuple[str, str], Bound] = {
-    ("crop", "keep"): Bound(0.6, 1, "the report tells of the whole field"),
+    ("crop", "keep_with_report"): Bound(0.6, 1, "the report tells of the whole field", needed=True),
 }
 
 MIN_OVERLAP = 0.3
@@ -288,11 +289,11 @@ def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bou
     for (bounded, setting), bound in bounds.items():
         if bounded != effect:
             continue
-        for value in _numbers(getattr(step, setting, None)):
-            if not bound.low - 1e-9 <= value <= bound.high + 1e-9:
-                limits = f"{bound.low:.3g} to {bound.high:.3g}"
-                text = f"{step.name}.{setting} {value:g} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
-                yield Breach(step.name, text)
+        values = _numbers(getattr(step, setting, None))
+        wrong = [f"{value:g}" for value in values if not bound.low - 1e-9 <= value <= bound.high + 1e-9]
+        for said in ["left out"] if bound.needed and not values else wrong:
+            limits = f"{bound.low:.3g} to {bound.high:.3g}"
+            yield Breach(step.name, f"{step.name}.{setting} {said} is unsafe for {where}: allowed is {limits}, because {bound.reason}")
 
 
 def widest(step: Step, modality: str, setting: str) -> tuple[float, float]:

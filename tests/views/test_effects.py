@@ -84,10 +84,19 @@ def test_beyond_a_bound_is_refused_naming_field_value_and_bound(step: Step, moda
 
 
 def test_a_report_needs_more_of_the_field() -> None:
-    steps = [Crop(keep=(0.5, 1.0))]
+    steps = [Crop(keep=(0.5, 1.0), keep_with_report=(0.5, 1.0))]
     assert check(steps, "xray", False, {}) == {}
-    with pytest.raises(UserError, match=r"crop.keep 0.5 is unsafe for xray with reports: allowed is 0.6 to 1"):
+    with pytest.raises(UserError, match=r"crop.keep_with_report 0.5 is unsafe for xray with reports: allowed is 0.6 to 1"):
         check(steps, "xray", True, {})
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_beside_a_report_a_crop_must_say_what_it_keeps(modality: str) -> None:
+    """Fixed extents in mm may be any part of the field."""
+    steps = [Crop(keep=(0.9, 1.0), keep_with_report=None)]
+    assert check(steps, modality, False, {}) == {}
+    with pytest.raises(UserError, match=rf"crop.keep_with_report left out is unsafe for {modality} with reports: allowed is 0.6 to 1"):
+        check(steps, modality, True, {})
 
 
 def test_every_bound_is_about_a_setting_that_exists() -> None:

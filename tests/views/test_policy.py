@@ -118,6 +118,18 @@ def test_unsafe_policy_is_refused_when_the_maker_is_built_and_its_override_is_wr
     assert "allowed: a phantom" in maker.resolved()["overrides"]["gamma"]
 
 
+def test_volumes_beside_reports_are_not_shown_in_fixed_extents(tmp_path: Path) -> None:
+    """48 mm of a thorax, and a report on all of it."""
+    path = tmp_path / "policy.yaml"
+    path.write_text("name: mine\nmodality: ct\nsteps: [{name: crop, keep_with_report: null}]\n")
+    config = ViewsConfig(policy=str(path), size=(32, 32, 32))
+    assert ViewMaker(config, BUILT_IN["ct"]).overrides == {}
+    with pytest.raises(UserError, match=r"crop\.keep_with_report left out is unsafe for ct with reports"):
+        ViewMaker(config, BUILT_IN["ct"], paired=True)
+    maker = ViewMaker(config.model_copy(update={"allow": {"crop": "reports on one organ"}}), BUILT_IN["ct"], paired=True)
+    assert "allowed: reports on one organ" in maker.resolved()["overrides"]["crop"]
+
+
 def test_resolved_writes_out_the_extent_and_what_a_report_changes() -> None:
     alone = ViewMaker(ViewsConfig(policy="ct", size=(32, 32, 16)), BUILT_IN["ct"]).resolved()
     assert alone["extent_mm"] == [48.0, 48.0, 24.0] and alone["policy"]["steps"][0]["keep"] is None
