@@ -16,12 +16,16 @@ from medcl.views.step import Step
 
 @dataclass(frozen=True)
 class Bound:
-    """The range in which the values of a step's setting must stay, and why. needed: to leave the setting out is a breach too."""
+    """The range in which the values of a step's setting must stay, and why.
+
+    needed: a step that leaves the setting out, or has none of this name, is a breach too: in another unit, or under another name,
+    it would go as far as it likes.
+    """
 
     low: float
     high: float
     reason: str
-    needed: bool = False
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def _geometry(rotation_deg: float, low: float, high: float, keep: float) -> dict
     return {
         ("rotation", "max_deg"): Bound(0, rotation_deg, OUT_OF_BODY),
         ("scale", "range"): Bound(low, high, DISTANCES),
-        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows"),
+        # Left out, views of volumes have fixed extents in mm; without it the views of pictures cannot be made.
+        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows", needed=False),
         ("elastic", "max_displacement_mm"): Bound(0, 5, DISTANCES),
         ("cutout", "max_share"): Bound(0, 0.1, "the finding may be what is hidden"),
     }
@@ -222,7 +227,7 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
     },
     "ultrasound": _geometry(15, 0.9, 1.1, 0.8)
     | {
-        ("crop", "keep"): Bound(0.8, 1, "the sector must be kept"),
+        ("crop", "keep"): Bound(0.8, 1, "the sector must be kept", needed=False),
         ("elastic", "max_displacement_mm"): Bound(0, 3, DISTANCES),
         ("gamma", "range"): Bound(0.8, 1.25, DISPLAY),
         ("contrast", "range"): Bound(0.8, 1.25, DISPLAY),
@@ -241,7 +246,7 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
 }
 
 REPORT_BOUNDS: dict[tuple[str, str], Bound] = {
-    ("crop", "keep_with_report"): Bound(0.6, 1, "the report tells of the whole field", needed=True),
+    ("crop", "keep_with_report"): Bound(0.6, 1, "the report tells of the whole field"),
 }
 
 MIN_OVERLAP = 0.3
