@@ -17,7 +17,7 @@ from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
 from medcl.views.covering import covering_extent, field_centre, window_centres
 from medcl.views.crops import Crop, Frame, draw_centre, pull_together
-from medcl.views.effects import MIN_OVERLAP, check
+from medcl.views.effects import check
 from medcl.views.matching import matched_points
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.raw_views import RawViews
@@ -75,8 +75,9 @@ class ViewMaker:
         # What a local view keeps is bounded as what any crop keeps.
         kept = {"keep": config.local.keep, "keep_with_report": config.local.keep} if config.local and crop.keep else {}
         judged = (*steps, crop.model_copy(update=kept)) if kept else steps
-        self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow)
         self.flat: bool = recipe.kind == "picture"
+        overlap = None if self.flat else config.overlap
+        self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow, overlap)
         self.size: Size = self._grid(config.size)
         self.keep: tuple[float, float] | None = crop.keep
         self._placed: Literal["field", "body", "mask"] = crop.place
@@ -334,10 +335,6 @@ class ViewMaker:
         if self.flat and self.keep is None:
             raise UserError(
                 f"views.policy '{self.policy.name}': pictures need the share of the area to keep: {{name: crop, keep: [0.5, 1.0]}}"
-            )
-        if not self.flat and self.config.overlap < MIN_OVERLAP and "crop" not in self.config.allow:
-            raise UserError(
-                f"views.overlap {self.config.overlap:g}: at least {MIN_OVERLAP} for volumes, or the pair shows different anatomy"
             )
 
 

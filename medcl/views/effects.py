@@ -249,7 +249,8 @@ REPORT_BOUNDS: dict[tuple[str, str], Bound] = {
     ("crop", "keep_with_report"): Bound(0.6, 1, "the report tells of the whole field"),
 }
 
-MIN_OVERLAP = 0.3
+# Of the crops of a pair, in volumes; it is the crop's, although the views' settings say it.
+PAIR_OVERLAP = Bound(0.3, 1, "the pair would show different anatomy")
 
 
 @dataclass(frozen=True)
@@ -260,12 +261,16 @@ class Breach:
     text: str
 
 
-def breaches(steps: Iterable[Step], modality: str, paired: bool) -> list[Breach]:
-    """Everything that is unsafe about the steps, in their order. Raises UserError for an unknown modality."""
+def breaches(steps: Iterable[Step], modality: str, paired: bool, overlap: float | None = None) -> list[Breach]:
+    """Everything that is unsafe about the steps, in their order, and about the overlap of a pair of volumes.
+
+    Raises UserError for an unknown modality.
+    """
     _learn_modalities()
     if modality not in FORBIDDEN:
         raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
-    return [breach for step in steps for breach in _breaches_of(step, modality, paired)]
+    apart = [] if overlap is None else _beyond("views.overlap", (overlap,), PAIR_OVERLAP, modality)
+    return [breach for step in steps for breach in _breaches_of(step, modality, paired)] + [Breach("crop", text) for text in apart]
 
 
 @cache
@@ -295,10 +300,15 @@ def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bou
         if bounded != effect:
             continue
         values = _numbers(getattr(step, setting, None))
-        wrong = [f"{value:g}" for value in values if not bound.low - 1e-9 <= value <= bound.high + 1e-9]
-        for said in ["left out"] if bound.needed and not values else wrong:
-            limits = f"{bound.low:.3g} to {bound.high:.3g}"
-            yield Breach(step.name, f"{step.name}.{setting} {said} is unsafe for {where}: allowed is {limits}, because {bound.reason}")
+        for text in _beyond(f"{step.name}.{setting}", values, bound, where):
+            yield Breach(step.name, text)
+
+
+def _beyond(setting: str, values: tuple[float, ...], bound: Bound, where: str) -> Iterable[str]:
+    wrong = [f"{value:g}" for value in values if not bound.low - 1e-9 <= value <= bound.high + 1e-9]
+    for said in ["left out"] if bound.needed and not values else wrong:
+        limits = f"{bound.low:.3g} to {bound.high:.3g}"
+        yield f"{setting} {said} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
 
 
 def widest(step: Step, modality: str, setting: str) -> tuple[float, float]:
@@ -313,15 +323,15 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(number) for number in value) if isinstance(value, tuple | list) else (float(value),)
 
 
-def check(steps: Iterable[Step], modality: str, paired: bool, allow: Mapping[str, str]) -> dict[str, str]:
-    """Refuse unsafe steps, except those that `allow` names with a reason.
+def check(steps: Iterable[Step], modality: str, paired: bool, allow: Mapping[str, str], overlap: float | None = None) -> dict[str, str]:
+    """Refuse unsafe steps, except those that `allow` names with a reason. overlap: of a pair, where they are volumes.
 
     Returns the overrides in force: step -> "what is overridden (allowed: the reason)", for cards and pages.
     Raises UserError naming each unsafe step with its reason and the way out.
     """
     steps = list(steps)
     _check_allow(allow, [step.name for step in steps])
-    found = breaches(steps, modality, paired)
+    found = breaches(steps, modality, paired, overlap)
     refused = [breach.text for breach in found if breach.step not in allow]
     if refused:
         way_out = 'take the step out, or override it knowingly: views.allow: {step: "the reason"}'

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medcl.foundation.config import to_yaml
+from medcl.export.backbone import ResolvedViews
+from medcl.foundation.config import to_yaml, validate
 from medcl.foundation.errors import UserError
 from medcl.store.recipe import BUILT_IN
 from medcl.views.batched import ViewMaker
@@ -56,7 +57,11 @@ def test_unknown_policy_names_the_known_ones() -> None:
         ("mr", {"policy": "ct", "size": (32, 32, 32)}, "'ct' is for ct, the store holds mr"),
         ("ct", {"policy": "ct", "size": (64, 64)}, r"makes volumes; expected 3 numbers \(x, y, z\)"),
         ("xray", {"policy": "xray", "size": (64, 64, 64)}, r"makes pictures; expected 2 numbers \(rows, columns\)"),
-        ("ct", {"policy": "ct", "size": (32, 32, 32), "overlap": 0.1}, "views.overlap 0.1: at least 0.3 for volumes"),
+        (
+            "ct",
+            {"policy": "ct", "size": (32, 32, 32), "overlap": 0.1},
+            "views.overlap 0.1 is unsafe for ct: allowed is 0.3 to 1, because the pair would show",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(recipe: str, settings: dict, words: str) -> None:
@@ -128,6 +133,18 @@ def test_volumes_beside_reports_are_not_shown_in_fixed_extents(tmp_path: Path) -
         ViewMaker(config, BUILT_IN["ct"], paired=True)
     maker = ViewMaker(config.model_copy(update={"allow": {"crop": "reports on one organ"}}), BUILT_IN["ct"], paired=True)
     assert "allowed: reports on one organ" in maker.resolved()["overrides"]["crop"]
+
+
+def test_a_pair_that_shares_nothing_needs_a_reason_which_cards_carry() -> None:
+    """And what a card carries makes the same views again."""
+    config = ViewsConfig(policy="ct", size=(32, 32, 32), overlap=0, allow={"crop": "any two parts of a scan are alike"})
+    resolved = ViewMaker(config, BUILT_IN["ct"]).resolved()
+    assert resolved["overrides"] == {
+        "crop": "views.overlap 0 is unsafe for ct: allowed is 0.3 to 1, because the pair would show different anatomy "
+        "(allowed: any two parts of a scan are alike)"
+    }
+    assert validate(ResolvedViews, resolved, "card").maker(BUILT_IN["ct"]).config.overlap == 0
+    assert ViewMaker(ViewsConfig(policy="xray", size=(32, 32), overlap=0), BUILT_IN["xray"]).overrides == {}
 
 
 def test_resolved_writes_out_the_extent_and_what_a_report_changes() -> None:
