@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -67,6 +67,9 @@ else:
     StepConfig = _STEPS
 
 
+_Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class AuditBounds(Settings):
     """What `medcl preview` may find on the user's own data before it fails; None: reported, not judged.
 
@@ -96,7 +99,7 @@ class Policy(Settings):
 
     name: str
     modality: str
-    extent_mm: tuple[float, float, float] | None = None
+    extent_mm: tuple[_Length, _Length, _Length] | None = None
     steps: tuple[StepConfig, ...]
     audit: AuditBounds = AuditBounds()
 

@@ -44,6 +44,15 @@ def test_mistakes_are_explained(steps: str, words: str, tmp_path: Path) -> None:
         load_policy(path)
 
 
+@pytest.mark.parametrize("extent", ["[-48, 48, 48]", "[48, 0, 48]", "[48, 48, .inf]", "[.nan, 48, 48]"])
+def test_an_extent_has_a_length_along_every_axis(extent: str, tmp_path: Path) -> None:
+    """A negative one is a mirror that no step says; one of nothing shows nothing."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"name: mine\nmodality: ct\nextent_mm: {extent}\nsteps: [{{name: crop}}]\n")
+    with pytest.raises(UserError, match=r"'extent_mm.\d': Input should be (greater than 0|a finite number) \(got"):
+        load_policy(path)
+
+
 def test_unknown_policy_names_the_known_ones() -> None:
     with pytest.raises(
         UserError, match=r"'cct': neither a built-in policy \(ct, mammography, mr, pet, shape, ultrasound, xray\) nor a file"
