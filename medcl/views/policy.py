@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from medcl.foundation.config import Settings, load, union_of
@@ -132,6 +133,17 @@ class LocalViewsConfig(Settings):
             raise ValueError("keep: expected two shares, 0 < least <= most <= 1")
         return self
 
+    def reach(self, size: tuple[int, ...], change: float) -> float:
+        """Least overlap with a view of `size` that one of these has where both lie at one place and are turned alike.
+
+        change: by how much, at most, steps show one of the two larger than the other. Boxes differ most where their volumes are
+        equal: smaller or larger, one of them lies the more inside the other.
+        """
+        pair, own = np.array(size, float), np.array(self.size, float)
+        equal = (pair.prod() / own.prod()) ** (1 / len(size))
+        own *= np.clip(equal, 1 / change, change)
+        return float(np.minimum(pair, own).prod() / min(pair.prod(), own.prod()))
+
 
 class ViewsConfig(Settings):
     """The `views` of a pretraining.
@@ -154,8 +166,9 @@ class ViewsConfig(Settings):
     def _sizes(self) -> ViewsConfig:
         if min(self.size) < 8:
             raise ValueError("size: expected at least 8 along every axis")
-        if self.local and (len(self.local.size) != len(self.size) or min(self.local.size) < 8 or max(self.local.size) > max(self.size)):
-            raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above those of size")
+        local = self.local.size if self.local else self.size
+        if len(local) != len(self.size) or min(local) < 8 or any(own > most for own, most in zip(local, self.size, strict=True)):
+            raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above that of size")
         return self
 
     @property
