@@ -262,15 +262,17 @@ class Breach:
 
 
 def breaches(steps: Iterable[Step], modality: str, paired: bool, overlap: float | None = None) -> list[Breach]:
-    """Everything that is unsafe about the steps, in their order, and about the overlap of a pair of volumes.
+    """Everything that is unsafe about the steps, each alone and together, and about the overlap of a pair of volumes.
 
     Raises UserError for an unknown modality.
     """
+    steps = list(steps)
     _learn_modalities()
     if modality not in FORBIDDEN:
         raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
     apart = [] if overlap is None else _beyond("views.overlap", (overlap,), PAIR_OVERLAP, modality)
-    return [breach for step in steps for breach in _breaches_of(step, modality, paired)] + [Breach("crop", text) for text in apart]
+    alone = [breach for step in steps for breach in _breaches_of(step, modality, paired)]
+    return [*alone, *_added_up(steps, modality), *(Breach("crop", text) for text in apart)]
 
 
 @cache
@@ -283,6 +285,8 @@ def _learn_modalities() -> None:
 
 
 def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:
+    if not step.effects:
+        yield Breach(step.name, f"{step.name}: it says none of its effects, so that no rule holds it; known: {', '.join(EFFECTS)}")
     for effect in step.effects:
         if effect not in EFFECTS:
             yield Breach(step.name, f"{step.name}: effect '{effect}' is unknown; known: {', '.join(EFFECTS)}")
@@ -293,6 +297,18 @@ def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:
         rules = [(BOUNDS[modality], modality)] + ([(REPORT_BOUNDS, f"{modality} with reports")] if paired else [])
         for bounds, where in rules:
             yield from _out_of_bounds(step, effect, bounds, where)
+
+
+def _added_up(steps: list[Step], modality: str) -> Iterable[Breach]:
+    """Of each effect that is bounded, one step: two, each as far as its bound, go beyond it."""
+    first: dict[str, str] = {}
+    bounded = {effect for effect, _ in BOUNDS[modality]}
+    for step in steps:
+        for effect in (effect for effect in step.effects if effect in bounded):
+            other = first.setdefault(effect, step.name)
+            if other != step.name:
+                text = f"{step.name} beside {other} is unsafe for {modality}: the bounds of {effect} are for one, and both add up"
+                yield Breach(step.name, text)
 
 
 def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bound], where: str) -> Iterable[Breach]:

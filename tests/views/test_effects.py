@@ -11,6 +11,7 @@ from medcl.foundation.errors import UserError
 from medcl.views.crops import Crop
 from medcl.views.effects import BOUNDS, EFFECTS, FORBIDDEN, MODALITIES, REPORT_FORBIDDEN, breaches, check
 from medcl.views.intensity import Blur, Gamma, IntensityShift
+from medcl.views.noise import Noise, RicianNoise
 from medcl.views.policy import _STEPS, built_in_policies, load_policy
 from medcl.views.spatial import FlipLeftRight, Rotation
 from medcl.views.step import Step
@@ -153,6 +154,25 @@ def test_every_bound_is_about_a_setting_that_exists() -> None:
         for effect, setting in bounds:
             if effect in built:
                 assert setting in built[effect].model_fields, f"{modality}: {effect} has no setting {setting}"
+
+
+def test_two_steps_of_one_effect_add_up() -> None:
+    steps = [Noise(max_sd=0.5), RicianNoise(max_sd=0.5)]
+    for alone in steps:
+        assert check([alone], "mr", False, {}) == {}
+    with pytest.raises(UserError, match=r"^rician_noise beside noise is unsafe for mr: the bounds of noise are for one, and both add up\n"):
+        check(steps, "mr", False, {})
+    assert "both add up (allowed: rarely both)" in check(steps, "mr", False, {"rician_noise": "rarely both"})["rician_noise"]
+    tilt = step_within("rotation", "ct")
+    with pytest.raises(UserError, match=r"^rotation beside rotation_of_another_package is unsafe for ct"):
+        check([tilt.model_copy(update={"name": "rotation_of_another_package"}), Rotation(max_deg=15)], "ct", False, {})
+
+
+def test_a_step_that_says_no_effects_is_refused() -> None:
+    """The base class says none, so that to forget them must not be to be free of every rule."""
+    step = type("Forgetful", (Step,), {"name": "forgetful", "__annotations__": {"name": str}})()
+    with pytest.raises(UserError, match=r"^forgetful: it says none of its effects, so that no rule holds it"):
+        check([step], "ct", False, {})
 
 
 def test_an_override_needs_a_reason_and_is_returned() -> None:
