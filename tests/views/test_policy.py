@@ -35,6 +35,12 @@ def test_written_policy_reads_back_equal(name: str, tmp_path: Path) -> None:
         ("[{name: crop}, {name: blur, max_sigma_mm: 1}, {name: blur, max_sigma_mm: 2}]", "each step may stand once; twice: blur"),
         ("[{name: crop}, {name: rotation, degrees: 4}]", "unknown key 'steps.degrees': legal keys: max_deg"),
         ("[{name: crop}, {name: blur}]", "either max_sigma_mm or max_sigma_px"),
+        ("[{name: crop}, {name: noise, max_sd: .inf}]", r"'steps.1.max_sd': Input should be a finite number \(got inf"),
+        ("[{name: crop}, {name: gamma, range: [0.8, .inf]}]", r"'steps.1.range.1': Input should be a finite number"),
+        ("[{name: crop}, {name: noise, max_sd: 1, probability: .nan}]", r"'steps.1.probability': Input should be a finite number"),
+        ("[{name: crop, keep: [.nan, 1]}]", r"'steps.0.keep.0': Input should be a finite number"),
+        ("[{name: crop}, {name: ghosting, num_ghosts: [8, 3]}]", "num_ghosts: expected 2 <= least <= most"),
+        ("[{name: crop}, {name: ghosting, num_ghosts: [1, 3]}]", "num_ghosts: expected 2 <= least <= most"),
     ],
 )
 def test_mistakes_are_explained(steps: str, words: str, tmp_path: Path) -> None:
