@@ -267,12 +267,16 @@ def breaches(steps: Iterable[Step], modality: str, paired: bool, overlap: float 
     Raises UserError for an unknown modality.
     """
     steps = list(steps)
-    _learn_modalities()
-    if modality not in FORBIDDEN:
-        raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
+    _look_up(modality)
     apart = [] if overlap is None else _beyond("views.overlap", (overlap,), PAIR_OVERLAP, modality)
     alone = [breach for step in steps for breach in _breaches_of(step, modality, paired)]
     return [*alone, *_added_up(steps, modality), *(Breach("crop", text) for text in apart)]
+
+
+def _look_up(modality: str) -> None:
+    _learn_modalities()
+    if modality not in FORBIDDEN:
+        raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
 
 
 @cache
@@ -328,9 +332,13 @@ def _beyond(setting: str, values: tuple[float, ...], bound: Bound, where: str) -
 
 
 def widest(step: Step, modality: str, setting: str) -> tuple[float, float]:
-    """Least and most that a step's setting may be for the modality; infinite where nothing bounds it."""
+    """Least and most that a step's setting may be for the modality; nothing lies between the two where no bound says it.
+
+    Raises UserError for an unknown modality.
+    """
+    _look_up(modality)
     bounds = [bound for (effect, bounded), bound in BOUNDS[modality].items() if effect in step.effects and bounded == setting]
-    return max((bound.low for bound in bounds), default=-math.inf), min((bound.high for bound in bounds), default=math.inf)
+    return max((bound.low for bound in bounds), default=math.inf), min((bound.high for bound in bounds), default=-math.inf)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -129,6 +129,20 @@ def test_strength_is_a_setting_and_never_narrows_what_was_let_in(tmp_path: Path)
         ViewsConfig(policy="ct", size=(32, 32, 32), strength="brutal")  # type: ignore[arg-type]
 
 
+def test_strength_does_not_widen_what_nothing_bounds(tmp_path: Path) -> None:
+    """A reason given for gamma from 0.7 is none for 0.59, and a gain of 0.8 half as strong again is more than there is."""
+    path = tmp_path / "policy.yaml"
+    steps = "[{name: crop}, {name: gamma, probability: 0.2, range: [0.7, 1.5]}, {name: gain, max_change: 0.8}]"
+    path.write_text(f"name: mine\nmodality: ct\nsteps: {steps}\n")
+    gamma, gain = load_policy(path, "strong").model_dump()["steps"][1:]
+    assert (gamma["range"], gamma["probability"], gain["max_change"]) == ((0.7, 1.5), 0.3, 0.8)
+    gamma, gain = load_policy(path, "light").model_dump()["steps"][1:]
+    assert 0.7 < gamma["range"][0] < gamma["range"][1] < 1.5 and gain["max_change"] < 0.6
+    path.write_text("name: mine\nmodality: cct\nsteps: [{name: crop}, {name: rotation}]\n")
+    with pytest.raises(UserError, match="modality 'cct': no rule says what is safe for it"):
+        load_policy(path, "strong")
+
+
 def test_unsafe_policy_is_refused_when_the_maker_is_built_and_its_override_is_written_out(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("name: mine\nmodality: ct\nsteps: [{name: crop}, {name: gamma, range: [0.7, 1.5]}]\n")
