@@ -24,6 +24,7 @@ from medcl.views.raw_views import RawViews
 from medcl.views.sampling import Reader, read_region, region_of, sample, sample_nearest
 from medcl.views.spatial import Elastic, Scale
 from medcl.views.step import Look
+from medcl.views.units import misread
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +77,12 @@ class ViewMaker:
         kept = {"keep": config.local.keep, "keep_with_report": config.local.keep} if config.local and crop.keep else {}
         judged = (*steps, crop.model_copy(update=kept)) if kept else steps
         self.flat: bool = recipe.kind == "picture"
+        if policy.modality not in recipe.modalities:
+            made = ", ".join(recipe.modalities)
+            raise UserError(f"views.policy '{policy.name}' is for {policy.modality}, the store holds {made}; choose another policy")
+        # A policy is for one modality, and a store that holds several shows the scans of each in its views.
         overlap = None if self.flat else config.overlap
-        self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow, overlap)
+        self.overrides: dict[str, str] = check(judged, recipe.modalities, paired, config.allow, overlap, misread(steps, recipe))
         self.size: Size = self._grid(config.size)
         self.keep: tuple[float, float] | None = crop.keep
         self._placed: Literal["field", "body", "mask"] = crop.place
@@ -327,11 +332,6 @@ class ViewMaker:
         return (size[1], size[0], 1) if self.flat else (size[0], size[1], size[2])
 
     def _check_fit(self) -> None:
-        if self.policy.modality not in self.recipe.modalities:
-            made = ", ".join(self.recipe.modalities)
-            raise UserError(
-                f"views.policy '{self.policy.name}' is for {self.policy.modality}, the store holds {made}; choose another policy"
-            )
         if self.flat and self.keep is None:
             raise UserError(
                 f"views.policy '{self.policy.name}': pictures need the share of the area to keep: {{name: crop, keep: [0.5, 1.0]}}"

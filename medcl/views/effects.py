@@ -347,15 +347,24 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(number) for number in value) if isinstance(value, tuple | list) else (float(value),)
 
 
-def check(steps: Iterable[Step], modality: str, paired: bool, allow: Mapping[str, str], overlap: float | None = None) -> dict[str, str]:
-    """Refuse unsafe steps, except those that `allow` names with a reason. overlap: of a pair, where they are volumes.
+def check(
+    steps: Iterable[Step],
+    modality: str | tuple[str, ...],
+    paired: bool,
+    allow: Mapping[str, str],
+    overlap: float | None = None,
+    others: Iterable[Breach] = (),
+) -> dict[str, str]:
+    """Refuse unsafe steps, except those that `allow` names with a reason.
 
+    modality: or several, and the steps must be safe for each. overlap: of a pair, where they are volumes. others: found elsewhere.
     Returns the overrides in force: step -> "what is overridden (allowed: the reason)", for cards and pages.
     Raises UserError naming each unsafe step with its reason and the way out.
     """
     steps = list(steps)
     _check_allow(allow, [step.name for step in steps])
-    found = breaches(steps, modality, paired, overlap)
+    each = (modality,) if isinstance(modality, str) else modality
+    found = [*(breach for one in each for breach in breaches(steps, one, paired, overlap)), *others]
     refused = [breach.text for breach in found if breach.step not in allow]
     if refused:
         way_out = 'take the step out, or override it knowingly: views.allow: {step: "the reason"}'
