@@ -338,12 +338,8 @@ class ViewMaker:
             )
         # A share of the field may be of any size beside another one.
         changes = [step.range[1] / step.range[0] for step in self._spatial if isinstance(step, Scale)] or [1.0]
-        local, size, least = self.config.local, self.config.size, self.config.overlap
-        if local and (reach := local.reach(size, changes[0] if self.keep is None else np.inf)) < least - 1e-9:
-            raise UserError(
-                f"views.local.size {list(local.size)}: such views share as little as {reach:.2f} with one of size {list(size)}, and "
-                f"views.overlap is {least:g}; take a size nearer to its shape, or lower views.overlap"
-            )
+        if self.config.local:
+            self.config.local.check_reach(self.config.size, changes[0] if self.keep is None else np.inf, self.config.overlap)
 
 
 def full_frame(shape: tuple[int, ...], affine: np.ndarray, side: int, flat: bool) -> Frame:

@@ -144,6 +144,15 @@ class LocalViewsConfig(Settings):
         own *= np.clip(equal, 1 / change, change)
         return float(np.minimum(pair, own).prod() / min(pair.prod(), own.prod()))
 
+    def check_reach(self, size: tuple[int, ...], change: float, least: float) -> None:
+        """Raises UserError where that is less than `least`, the overlap that is configured."""
+        reach = self.reach(size, change)
+        if reach < least - 1e-9:
+            raise UserError(
+                f"views.local.size {list(self.size)}: such views share as little as {reach:.2f} with one of size {list(size)}, and "
+                f"views.overlap is {least:g}; take a size nearer to its shape, or lower views.overlap"
+            )
+
 
 class ViewsConfig(Settings):
     """The `views` of a pretraining.
