@@ -154,18 +154,18 @@ FORBIDDEN: dict[str, dict[str, str]] = {
 REPORT_FORBIDDEN: dict[str, str] = {"flip_left_right": REPORT_SIDES, "cutout": "the report may name what is hidden"}
 
 
-def _geometry(rotation_deg: float, low: float, high: float, keep: float) -> dict[tuple[str, str], Bound]:
+def _geometry(rotation_deg: float, low: float, high: float, keep: float, keep_needed: bool = True) -> dict[tuple[str, str], Bound]:
     return {
         ("rotation", "max_deg"): Bound(0, rotation_deg, OUT_OF_BODY),
         ("scale", "range"): Bound(low, high, DISTANCES),
-        # Left out, views of volumes have fixed extents in mm; without it the views of pictures cannot be made.
-        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows", needed=False),
+        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows", keep_needed),
         ("elastic", "max_displacement_mm"): Bound(0, 5, DISTANCES),
         ("cutout", "max_share"): Bound(0, 0.1, "the finding may be what is hidden"),
     }
 
 
-_VOLUME = _geometry(15, 0.8, 1.25, 1 / 3)
+# Left out, views have fixed extents in mm, as training on parts of large volumes wants it.
+_VOLUME = _geometry(15, 0.8, 1.25, 1 / 3, keep_needed=False)
 
 # modality -> (effect, setting) -> the range its values must stay in.
 BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
@@ -227,7 +227,7 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
     },
     "ultrasound": _geometry(15, 0.9, 1.1, 0.8)
     | {
-        ("crop", "keep"): Bound(0.8, 1, "the sector must be kept", needed=False),
+        ("crop", "keep"): Bound(0.8, 1, "the sector must be kept"),
         ("elastic", "max_displacement_mm"): Bound(0, 3, DISTANCES),
         ("gamma", "range"): Bound(0.8, 1.25, DISPLAY),
         ("contrast", "range"): Bound(0.8, 1.25, DISPLAY),

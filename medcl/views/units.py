@@ -46,7 +46,7 @@ def _in_other_units(step: Step, recipe: Recipe) -> Iterable[Breach]:
 
 
 def _beyond_window(step: Step, window: WindowIntensity) -> Iterable[Breach]:
-    width, shift = window.high - window.low, float(getattr(step, "max_shift", 0))
+    width, shift = window.high - window.low, float(getattr(step, "max_shift", None) or 0)
     if shift > _MOST_JITTER * width:
         most = f"allowed is a quarter of it, {_MOST_JITTER * width:g}, because little would be left between its ends"
         yield Breach(step.name, f"{step.name}.max_shift {shift:g} is unsafe for a window of {width:g}: {most}")

@@ -51,6 +51,17 @@ def test_bounds_in_other_units_hold_nothing(name: str, intensity, step: str, wor
     assert maker(recipe, "{name: intensity_scale, range: [0.97, 1.03]}", tmp_path).overrides == {}
 
 
+@pytest.mark.parametrize("name", ["xray", "mammography", "ultrasound"])
+def test_slices_of_what_is_shown_nearly_whole_are_shown_nearly_whole(name: str, tmp_path: Path) -> None:
+    """Tomosynthesis, say: a recipe that makes volumes of them lets nobody leave out what a crop keeps."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"name: mine\nmodality: {name}\nsteps: [{{name: crop}}]\n")
+    for kind, size in (("volume", (16, 32, 32)), ("picture", (32, 32))):
+        recipe = BUILT_IN[name].model_copy(update={"kind": kind})
+        with pytest.raises(UserError, match=rf"crop\.keep left out is unsafe for {name}: allowed is 0\.[58] to 1"):
+            ViewMaker(ViewsConfig(policy=str(path), size=size), recipe)
+
+
 def test_a_narrow_window_moves_less(tmp_path: Path) -> None:
     """A window of the brain whose ends each move by 100 HU may be turned inside out."""
     brain = BUILT_IN["ct"].model_copy(update={"intensity": WindowIntensity(low=0, high=80)})
