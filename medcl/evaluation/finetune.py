@@ -212,7 +212,7 @@ def field_maker(maker: ViewMaker, store: VolumeStore, rows: np.ndarray, most_vox
     """The same views on a grid that holds the whole field of every row at the training's resolution, where that is small enough.
 
     A label belongs to a scan, not to a crop of it: a window need not show what the label is about. Pictures, which are
-    shown whole anyway, and fields above `most_voxels` keep the training's own grid.
+    shown whole anyway, and fields above `most_voxels` keep the training's own grid. Local views, which are for pretraining, are left out.
     """
     if maker.keep is not None:
         return maker
@@ -224,5 +224,5 @@ def field_maker(maker: ViewMaker, store: VolumeStore, rows: np.ndarray, most_vox
         return maker
     size = (int(grid[0]), int(grid[1]), int(grid[2]))
     x, y, z = (float(length) for length in pitch[0] * grid)
-    config = maker.config.model_copy(update={"size": size})
+    config = maker.config.model_copy(update={"size": size, "local": None})
     return ViewMaker(config, maker.recipe, maker.paired, maker.policy.model_copy(update={"extent_mm": (x, y, z)}))

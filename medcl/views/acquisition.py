@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medcl.views.step import Look, Pixels, Step, Values
 
@@ -52,13 +52,20 @@ class Motion(Step):
 class Ghosting(Step):
     """Copies along one axis from periodic motion (TorchIO's Ghosting).
 
-    max_intensity: strength of the ghosts relative to k-space's maximum. num_ghosts: at least and at most.
+    max_intensity: strength of the ghosts relative to k-space's maximum. num_ghosts: at least and at most; with 1 there would be none,
+    but a picture without its details.
     """
 
     effects: ClassVar[tuple[str, ...]] = ("ghosting",)
     name: Literal["ghosting"] = "ghosting"
     max_intensity: float = Field(default=0.5, ge=0, le=1)
     num_ghosts: tuple[int, int] = (3, 8)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ghosting:
+        if not 2 <= self.num_ghosts[0] <= self.num_ghosts[1]:
+            raise ValueError("num_ghosts: expected 2 <= least <= most")
+        return self
 
     def draw(self, rng: np.random.Generator, flat: bool) -> dict[str, float]:
         """`intensity`, `ghosts` and the `axis` they repeat along."""

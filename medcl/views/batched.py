@@ -17,13 +17,14 @@ from medcl.store.standard import Prepared
 from medcl.store.volume_store import VolumeStore
 from medcl.views.covering import covering_extent, field_centre, window_centres
 from medcl.views.crops import Crop, Frame, draw_centre, pull_together, showing
-from medcl.views.effects import MIN_OVERLAP, check
+from medcl.views.effects import check
 from medcl.views.matching import matched_points
 from medcl.views.policy import Policy, ViewsConfig, load_policy
 from medcl.views.raw_views import RawViews
 from medcl.views.sampling import Reader, read_region, region_of, sample, sample_nearest
 from medcl.views.spatial import Elastic, Scale
 from medcl.views.step import Look
+from medcl.views.units import misread
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +74,15 @@ class ViewMaker:
         crop = steps[0]
         assert isinstance(crop, Crop)
         # What a local view keeps is bounded as what any crop keeps.
-        judged = (*steps, crop.model_copy(update={"keep": config.local.keep})) if config.local and crop.keep else steps
-        self.overrides: dict[str, str] = check(judged, policy.modality, paired, config.allow)
+        kept = {"keep": config.local.keep, "keep_with_report": config.local.keep} if config.local and crop.keep else {}
+        judged = (*steps, crop.model_copy(update=kept)) if kept else steps
         self.flat: bool = recipe.kind == "picture"
+        if policy.modality not in recipe.modalities:
+            made = ", ".join(recipe.modalities)
+            raise UserError(f"views.policy '{policy.name}' is for {policy.modality}, the store holds {made}; choose another policy")
+        # A policy is for one modality, and a store that holds several shows the scans of each in its views.
+        overlap = None if self.flat else config.overlap
+        self.overrides: dict[str, str] = check(judged, recipe.modalities, paired, config.allow, overlap, misread(steps, recipe))
         self.size: Size = self._grid(config.size)
         self.keep: tuple[float, float] | None = crop.keep
         self._placed: Literal["field", "body", "mask"] = crop.place
@@ -331,19 +338,14 @@ class ViewMaker:
         return (size[1], size[0], 1) if self.flat else (size[0], size[1], size[2])
 
     def _check_fit(self) -> None:
-        if self.policy.modality not in self.recipe.modalities:
-            made = ", ".join(self.recipe.modalities)
-            raise UserError(
-                f"views.policy '{self.policy.name}' is for {self.policy.modality}, the store holds {made}; choose another policy"
-            )
         if self.flat and self.keep is None:
             raise UserError(
                 f"views.policy '{self.policy.name}': pictures need the share of the area to keep: {{name: crop, keep: [0.5, 1.0]}}"
             )
-        if not self.flat and self.config.overlap < MIN_OVERLAP and "crop" not in self.config.allow:
-            raise UserError(
-                f"views.overlap {self.config.overlap:g}: at least {MIN_OVERLAP} for volumes, or the pair shows different anatomy"
-            )
+        # A share of the field may be of any size beside another one.
+        changes = [step.range[1] / step.range[0] for step in self._spatial if isinstance(step, Scale)] or [1.0]
+        if self.config.local:
+            self.config.local.check_reach(self.config.size, changes[0] if self.keep is None else np.inf, self.config.overlap)
 
 
 def full_frame(shape: tuple[int, ...], affine: np.ndarray, side: int, flat: bool) -> Frame:

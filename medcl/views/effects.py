@@ -16,11 +16,16 @@ from medcl.views.step import Step
 
 @dataclass(frozen=True)
 class Bound:
-    """The range in which the values of a step's setting must stay, and why."""
+    """The range in which the values of a step's setting must stay, and why.
+
+    needed: a step that leaves the setting out, or has none of this name, is a breach too: in another unit, or under another name,
+    it would go as far as it likes.
+    """
 
     low: float
     high: float
     reason: str
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -149,17 +154,18 @@ FORBIDDEN: dict[str, dict[str, str]] = {
 REPORT_FORBIDDEN: dict[str, str] = {"flip_left_right": REPORT_SIDES, "cutout": "the report may name what is hidden"}
 
 
-def _geometry(rotation_deg: float, low: float, high: float, keep: float) -> dict[tuple[str, str], Bound]:
+def _geometry(rotation_deg: float, low: float, high: float, keep: float, keep_needed: bool = True) -> dict[tuple[str, str], Bound]:
     return {
         ("rotation", "max_deg"): Bound(0, rotation_deg, OUT_OF_BODY),
         ("scale", "range"): Bound(low, high, DISTANCES),
-        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows"),
+        ("crop", "keep"): Bound(keep, 1, "a smaller part does not tell what the whole shows", keep_needed),
         ("elastic", "max_displacement_mm"): Bound(0, 5, DISTANCES),
         ("cutout", "max_share"): Bound(0, 0.1, "the finding may be what is hidden"),
     }
 
 
-_VOLUME = _geometry(15, 0.8, 1.25, 1 / 3)
+# Left out, views have fixed extents in mm, as training on parts of large volumes wants it.
+_VOLUME = _geometry(15, 0.8, 1.25, 1 / 3, keep_needed=False)
 
 # modality -> (effect, setting) -> the range its values must stay in.
 BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
@@ -240,10 +246,11 @@ BOUNDS: dict[str, dict[tuple[str, str], Bound]] = {
 }
 
 REPORT_BOUNDS: dict[tuple[str, str], Bound] = {
-    ("crop", "keep"): Bound(0.6, 1, "the report tells of the whole field"),
+    ("crop", "keep_with_report"): Bound(0.6, 1, "the report tells of the whole field"),
 }
 
-MIN_OVERLAP = 0.3
+# Of the crops of a pair, in volumes; it is the crop's, although the views' settings say it.
+PAIR_OVERLAP = Bound(0.3, 1, "the pair would show different anatomy")
 
 
 @dataclass(frozen=True)
@@ -254,12 +261,22 @@ class Breach:
     text: str
 
 
-def breaches(steps: Iterable[Step], modality: str, paired: bool) -> list[Breach]:
-    """Everything that is unsafe about the steps, in their order. Raises UserError for an unknown modality."""
+def breaches(steps: Iterable[Step], modality: str, paired: bool, overlap: float | None = None) -> list[Breach]:
+    """Everything that is unsafe about the steps, each alone and together, and about the overlap of a pair of volumes.
+
+    Raises UserError for an unknown modality.
+    """
+    steps = list(steps)
+    _look_up(modality)
+    apart = [] if overlap is None else _beyond("views.overlap", (overlap,), PAIR_OVERLAP, modality)
+    alone = [breach for step in steps for breach in _breaches_of(step, modality, paired)]
+    return [*alone, *_added_up(steps, modality), *(Breach("crop", text) for text in apart)]
+
+
+def _look_up(modality: str) -> None:
     _learn_modalities()
     if modality not in FORBIDDEN:
         raise UserError(f"modality '{modality}': no rule says what is safe for it; known: {', '.join(FORBIDDEN)}")
-    return [breach for step in steps for breach in _breaches_of(step, modality, paired)]
 
 
 @cache
@@ -272,6 +289,8 @@ def _learn_modalities() -> None:
 
 
 def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:
+    if not step.effects:
+        yield Breach(step.name, f"{step.name}: it says none of its effects, so that no rule holds it; known: {', '.join(EFFECTS)}")
     for effect in step.effects:
         if effect not in EFFECTS:
             yield Breach(step.name, f"{step.name}: effect '{effect}' is unknown; known: {', '.join(EFFECTS)}")
@@ -284,21 +303,42 @@ def _breaches_of(step: Step, modality: str, paired: bool) -> Iterable[Breach]:
             yield from _out_of_bounds(step, effect, bounds, where)
 
 
+def _added_up(steps: list[Step], modality: str) -> Iterable[Breach]:
+    """Of each effect that is bounded, one step: two, each as far as its bound, go beyond it."""
+    first: dict[str, str] = {}
+    bounded = {effect for effect, _ in BOUNDS[modality]}
+    for step in steps:
+        for effect in (effect for effect in step.effects if effect in bounded):
+            other = first.setdefault(effect, step.name)
+            if other != step.name:
+                text = f"{step.name} beside {other} is unsafe for {modality}: the bounds of {effect} are for one, and both add up"
+                yield Breach(step.name, text)
+
+
 def _out_of_bounds(step: Step, effect: str, bounds: Mapping[tuple[str, str], Bound], where: str) -> Iterable[Breach]:
     for (bounded, setting), bound in bounds.items():
         if bounded != effect:
             continue
-        for value in _numbers(getattr(step, setting, None)):
-            if not bound.low - 1e-9 <= value <= bound.high + 1e-9:
-                limits = f"{bound.low:.3g} to {bound.high:.3g}"
-                text = f"{step.name}.{setting} {value:g} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
-                yield Breach(step.name, text)
+        values = _numbers(getattr(step, setting, None))
+        for text in _beyond(f"{step.name}.{setting}", values, bound, where):
+            yield Breach(step.name, text)
+
+
+def _beyond(setting: str, values: tuple[float, ...], bound: Bound, where: str) -> Iterable[str]:
+    wrong = [f"{value:g}" for value in values if not bound.low - 1e-9 <= value <= bound.high + 1e-9]
+    for said in ["left out"] if bound.needed and not values else wrong:
+        limits = f"{bound.low:.3g} to {bound.high:.3g}"
+        yield f"{setting} {said} is unsafe for {where}: allowed is {limits}, because {bound.reason}"
 
 
 def widest(step: Step, modality: str, setting: str) -> tuple[float, float]:
-    """Least and most that a step's setting may be for the modality; infinite where nothing bounds it."""
+    """Least and most that a step's setting may be for the modality; nothing lies between the two where no bound says it.
+
+    Raises UserError for an unknown modality.
+    """
+    _look_up(modality)
     bounds = [bound for (effect, bounded), bound in BOUNDS[modality].items() if effect in step.effects and bounded == setting]
-    return max((bound.low for bound in bounds), default=-math.inf), min((bound.high for bound in bounds), default=math.inf)
+    return max((bound.low for bound in bounds), default=math.inf), min((bound.high for bound in bounds), default=-math.inf)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -307,15 +347,24 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(number) for number in value) if isinstance(value, tuple | list) else (float(value),)
 
 
-def check(steps: Iterable[Step], modality: str, paired: bool, allow: Mapping[str, str]) -> dict[str, str]:
+def check(
+    steps: Iterable[Step],
+    modality: str | tuple[str, ...],
+    paired: bool,
+    allow: Mapping[str, str],
+    overlap: float | None = None,
+    others: Iterable[Breach] = (),
+) -> dict[str, str]:
     """Refuse unsafe steps, except those that `allow` names with a reason.
 
+    modality: or several, and the steps must be safe for each. overlap: of a pair, where they are volumes. others: found elsewhere.
     Returns the overrides in force: step -> "what is overridden (allowed: the reason)", for cards and pages.
     Raises UserError naming each unsafe step with its reason and the way out.
     """
     steps = list(steps)
     _check_allow(allow, [step.name for step in steps])
-    found = breaches(steps, modality, paired)
+    each = (modality,) if isinstance(modality, str) else modality
+    found = [*(breach for one in each for breach in breaches(steps, one, paired, overlap)), *others]
     refused = [breach.text for breach in found if breach.step not in allow]
     if refused:
         way_out = 'take the step out, or override it knowingly: views.allow: {step: "the reason"}'

@@ -159,7 +159,8 @@ class Contrast(Step):
 class Blur(Step):
     """Gaussian blur with a standard deviation uniform in 0 .. max_sigma, the same along every axis.
 
-    max_sigma_mm for volumes; max_sigma_px, in the view's pixels, for pictures, whose spacing is often unknown.
+    max_sigma_mm for volumes; max_sigma_px, in the view's pixels, for pictures, whose spacing is often unknown. The other one is
+    refused: the bound of a modality is in its own unit.
     """
 
     effects: ClassVar[tuple[str, ...]] = ("blur",)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from medcl.foundation.config import Settings, load, union_of
@@ -67,6 +68,9 @@ else:
     StepConfig = _STEPS
 
 
+_Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class AuditBounds(Settings):
     """What `medcl preview` may find on the user's own data before it fails; None: reported, not judged.
 
@@ -96,7 +100,7 @@ class Policy(Settings):
 
     name: str
     modality: str
-    extent_mm: tuple[float, float, float] | None = None
+    extent_mm: tuple[_Length, _Length, _Length] | None = None
     steps: tuple[StepConfig, ...]
     audit: AuditBounds = AuditBounds()
 
@@ -129,6 +133,26 @@ class LocalViewsConfig(Settings):
             raise ValueError("keep: expected two shares, 0 < least <= most <= 1")
         return self
 
+    def reach(self, size: tuple[int, ...], change: float) -> float:
+        """Least overlap with a view of `size` that one of these has where both lie at one place and are turned alike.
+
+        change: by how much, at most, steps show one of the two larger than the other. Boxes differ most where their volumes are
+        equal: smaller or larger, one of them lies the more inside the other.
+        """
+        pair, own = np.array(size, float), np.array(self.size, float)
+        equal = (pair.prod() / own.prod()) ** (1 / len(size))
+        own *= np.clip(equal, 1 / change, change)
+        return float(np.minimum(pair, own).prod() / min(pair.prod(), own.prod()))
+
+    def check_reach(self, size: tuple[int, ...], change: float, least: float) -> None:
+        """Raises UserError where that is less than `least`, the overlap that is configured."""
+        reach = self.reach(size, change)
+        if reach < least - 1e-9:
+            raise UserError(
+                f"views.local.size {list(self.size)}: such views share as little as {reach:.2f} with one of size {list(size)}, and "
+                f"views.overlap is {least:g}; take a size nearer to its shape, or lower views.overlap"
+            )
+
 
 class ViewsConfig(Settings):
     """The `views` of a pretraining.
@@ -151,8 +175,9 @@ class ViewsConfig(Settings):
     def _sizes(self) -> ViewsConfig:
         if min(self.size) < 8:
             raise ValueError("size: expected at least 8 along every axis")
-        if self.local and (len(self.local.size) != len(self.size) or min(self.local.size) < 8 or max(self.local.size) > max(self.size)):
-            raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above those of size")
+        local = self.local.size if self.local else self.size
+        if len(local) != len(self.size) or min(local) < 8 or any(own > most for own, most in zip(local, self.size, strict=True)):
+            raise ValueError(f"local.size: expected {len(self.size)} numbers, each at least 8 and none above that of size")
         return self
 
     @property

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from medcl.foundation.config import Settings
 from medcl.views import filters
@@ -47,6 +47,9 @@ class Step(Settings):
     the view's matrix; `intensity` steps change values in place (`apply`), in stored units; there is one `crop`. batched: `apply`
     takes batches on a device too; a view with a step that does not is rendered alone, on the CPU.
     """
+
+    # `allow` lets anything through, but of what is endless nothing can be drawn.
+    model_config = ConfigDict(allow_inf_nan=False)
 
     effects: ClassVar[tuple[str, ...]] = ()
     stage: ClassVar[Literal["crop", "spatial", "intensity"]] = "intensity"

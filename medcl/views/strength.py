@@ -16,8 +16,9 @@ def at_strength(steps: tuple[Step, ...], modality: str, strength: Strength) -> t
     """The steps as `strength` has them; `default` is the policy as it is written.
 
     A step acts `factor` times as often, and as far from doing nothing: `max_*` is multiplied (a `max_factor` counts from 1),
-    the two ends of a `range` go away from 1 as a power. What reaches the modality's bound stays there. A crop and a
-    mirror have no such setting and stay as they are.
+    the two ends of a `range` go away from 1 as a power. What reaches the modality's bound stays there; what has no bound, since the
+    step is forbidden or of another package, does not go farther than written. A crop and a mirror have no such setting and
+    stay as they are.
     """
     factor = _FACTORS[strength]
     return steps if factor == 1 else tuple(_scaled(step, modality, factor) for step in steps)

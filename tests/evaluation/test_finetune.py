@@ -18,6 +18,8 @@ from medcl.evaluation.study_data import Draws, study_cases
 from medcl.foundation.types import Batch
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import Place
+from medcl.views.batched import ViewMaker
+from medcl.views.policy import LocalViewsConfig
 from tests.evaluation.made_stores import PICTURE_ENCODER, SIDE, views
 
 HERE = Place(torch.device("cpu"))
@@ -115,5 +117,9 @@ def test_field_maker_shows_whole_volumes_at_the_same_resolution(outlined: Volume
         assert window.spacing_mm == pytest.approx((1, 1, 1))
     assert len(maker.windows(outlined.shape(0), outlined.affine(0))) > 1
     assert field_maker(maker, outlined, rows, 1000) is maker, "too large to be shown whole"
+    beside = maker.config.model_copy(update={"local": LocalViewsConfig(size=(12, 12, 12)), "overlap": 0.9})
+    assert field_maker(ViewMaker(beside, maker.recipe), outlined, rows, 32**3).size == field.size, (
+        "a flat field is no matter of local views"
+    )
     pictures = views("xray", (SIDE, SIDE))
     assert field_maker(pictures, outlined, rows, 32**3) is pictures

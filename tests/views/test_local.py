@@ -23,7 +23,7 @@ from medcl.store.volume_store import VolumeStore
 from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
 from medcl.views.crops import overlap
-from medcl.views.policy import ViewsConfig
+from medcl.views.policy import LocalViewsConfig, ViewsConfig
 from tests.views.made_scans import SIZES, on_devices
 
 Stores = Callable[[str], VolumeStore]
@@ -80,11 +80,37 @@ def test_a_part_of_a_picture_needs_a_reason_which_cards_carry() -> None:
 
 
 @pytest.mark.parametrize(
-    "local", [{"size": [16, 16]}, {"size": [4, 16, 16]}, {"size": [16, 16, 40]}, {"size": [16, 16, 16], "keep": [0.4, 0.1]}]
+    "local",
+    [
+        {"size": [16, 16]},
+        {"size": [4, 16, 16]},
+        {"size": [16, 16, 40]},
+        {"size": [16, 16, 20]},
+        {"size": [16, 16, 16], "keep": [0.4, 0.1]},
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(local: dict) -> None:
     with pytest.raises(ValueError, match=r"local\.size|keep"):
-        ViewsConfig(policy="mr", size=(24, 24, 24), local=local)
+        ViewsConfig(policy="mr", size=(24, 24, 16), local=local)
+
+
+def test_a_shape_that_cannot_overlap_as_it_should_is_refused() -> None:
+    """No view is below what `reach` says; the scale of the policy makes a flat local view larger than the pair along two axes."""
+    local = {"count": 3, "size": (8, 32, 32)}
+    with pytest.raises(UserError, match=r"views\.local\.size \[8, 32, 32\]: such views share as little as 0\.41 .*views\.overlap is 0\.5"):
+        ViewMaker(ViewsConfig(policy="ct", size=(32, 32, 32), local=local), BUILT_IN["ct"])
+    maker = ViewMaker(ViewsConfig(policy="ct", size=(32, 32, 32), overlap=0.4, local=local), BUILT_IN["ct"])
+    draws = [maker.draw((90, 90, 90), np.diag([1.5, 1.5, 1.5, 1]), (0, 0, item), 5) for item in range(60)]
+    found = [overlap(first.frame, view.frame) for first, _, *others in draws for view in others]
+    assert 0.4 <= min(found) < 0.5
+
+
+def test_what_a_shape_can_overlap_is_the_least_over_all_sizes() -> None:
+    for pair, own in [((32, 32, 32), (8, 32, 32)), ((96, 64, 16), (40, 8, 16)), ((28, 20), (8, 16))]:
+        sizes = np.array(own) * np.geomspace(1 / 1.5, 1.5, 2000)[:, None]
+        shared = np.minimum(sizes, pair).prod(1) / np.minimum(sizes.prod(1), np.prod(pair))
+        assert LocalViewsConfig(size=own).reach(pair, 1.5) == pytest.approx(shared.min(), abs=1e-3)
+        assert LocalViewsConfig(size=own).reach(pair, 1.0) == 1.0
 
 
 LOCAL = "views.local={size: [16, 16, 16]}"
