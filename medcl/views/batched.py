@@ -117,12 +117,14 @@ class ViewMaker:
         """
         spacing = np.array(geometry.spacing_mm(affine))
         first: Frame | None = None
-        views = []
+        views: list[ViewParameters] = []
         for number in range(num_views):
             rng = generator(key[0], "views", key[1], key[2], number)
             frame, values = self._draw_frame(shape, spacing, rng, boxes, number)
             first = first or frame
             frame = frame if number == 0 else pull_together(first, frame, self.config.overlap)
+            if number and frame.turn is first.turn:
+                values = self._turned_alike(values, views[0].values)
             for step in self._intensity:
                 if rng.random() < step.probability:
                     values[step.name] = step.draw(rng, self.flat)
@@ -254,6 +256,11 @@ class ViewMaker:
         grid = self._grid(self.config.size_of(number))
         extent = self._kept_extent(shape, spacing, grid, keep[0], share, factor) if keep else self._pitch(spacing) * grid * factor
         return Frame(draw_centre(extent, shape, spacing, rng, boxes), extent, turn), values
+
+    def _turned_alike(self, own: dict[str, dict[str, float]], first: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        """What was applied to a view that took the first one's turn: that one's rotation and mirrors, its own scale and bending."""
+        origin = {step.name: own if isinstance(step, (Scale, Elastic)) else first for step in self._spatial}
+        return {"crop": own["crop"]} | {name: values[name] for name, values in origin.items() if name in values}
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:
