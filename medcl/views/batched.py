@@ -133,7 +133,7 @@ class ViewMaker:
 
     def match(self, store: VolumeStore, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
         """(views, count, axes) points of the same tissue in the drawn views of a row, -1 and 1 at the edges of each of `*space`."""
-        places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]))
+        places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]), f"row {row}")
         placed = (2 * places + 1) / np.array([view.size for view in views])[:, None] - 1
         return (placed[..., [1, 0]] if self.flat else placed).astype(np.float32)
 
