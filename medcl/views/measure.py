@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -44,6 +45,7 @@ class _Measured:
     stretches: list[float] = field(default_factory=list)
     field_shares: list[float] = field(default_factory=list)
     swapped: list[bool] = field(default_factory=list)
+    swapped_by: Counter[str] = field(default_factory=Counter)
     empty: list[bool] = field(default_factory=list)
     survived: list[bool] = field(default_factory=list)
     # tissue -> one (value before, step -> change of the mean) per view
@@ -88,9 +90,21 @@ def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewPara
     seen.volume_changes.append(float(np.prod(ratio)))
     seen.stretches.append(float(ratio.max() / ratio.min()))
     seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
-    seen.swapped.append(bool(view.world[:3, 0] @ store.affine(row)[:3, 0] < 0))
+    seen.swapped.append(_swaps(view.matrix[:, :3], axes))
+    seen.swapped_by.update(_swapping(maker, view, axes) if seen.swapped[-1] else ())
     _measure_values(store, maker, row, view, seen)
     return _mask_kept(store, row, view)
+
+
+def _swaps(turn: np.ndarray, axes: int) -> bool:
+    """Whether a 3x3 exchanges left and right, front and back, or head and feet, or mirrors in another way."""
+    return bool(np.linalg.det(turn) < 0 or np.diag(turn)[:axes].min() < 0)
+
+
+def _swapping(maker: ViewMaker, view: ViewParameters, axes: int) -> list[str]:
+    """The steps that exchanged a view's sides, each alone; rotations where only several of them together did."""
+    drawn = [step for step in maker.policy.steps if step.stage == "spatial" and step.name in view.values]
+    return [step.name for step in drawn if _swaps(step.turn(view.values[step.name]), axes)] or ["rotation"]
 
 
 def _measure_values(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
@@ -217,7 +231,7 @@ def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) 
     if bounds.min_field_share is not None and figures["field_share"]["min"] < bounds.min_field_share:
         yield Breach("crop", "share of the field's length in a view", figures["field_share"]["min"], bounds.min_field_share)
     if bounds.max_swapped_share is not None and figures["swapped_share"] > bounds.max_swapped_share:
-        step = next((step.name for step in maker.policy.steps if step.name.startswith("flip")), "rotation")
+        step = seen.swapped_by.most_common(1)[0][0]
         yield Breach(step, "share of views with sides exchanged", figures["swapped_share"], bounds.max_swapped_share)
 
 

@@ -16,7 +16,8 @@ from medcl.store.volume_store import VolumeStore
 from medcl.views import batched
 from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
-from medcl.views.policy import ViewsConfig
+from medcl.views.measure import measure
+from medcl.views.policy import Policy, ViewsConfig
 from tests.store.made_data import MadeData
 from tests.views.made_scans import SIZES
 
@@ -74,11 +75,33 @@ def test_the_same_shift_is_blamed_on_the_shift(made_store: Stores, tmp_path: Pat
         preview(made_store("ct"), maker_for("ct", policy=policy), tmp_path / "out", count=1)
 
 
-def test_a_flip_is_seen(made_store: Stores, tmp_path: Path) -> None:
-    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right}")
-    maker = maker_for("mr", policy=policy, allow={"flip_left_right": "brains, no lateralised labels"})
-    with pytest.raises(DataError, match="flip_left_right: share of views with sides exchanged"):
-        preview(made_store("mr"), maker, tmp_path / "out", count=1)
+@pytest.mark.parametrize(
+    ("modality", "step"),
+    [("mr", "flip_left_right"), ("mr", "flip_front_back"), ("mr", "flip_up_down"), ("xray", "flip_left_right"), ("xray", "flip_up_down")],
+)
+def test_a_mirror_along_any_axis_is_seen(modality: str, step: str, made_store: Stores, tmp_path: Path) -> None:
+    crop = "{name: crop, keep: [0.6, 1]}" if modality == "xray" else "{name: crop}"
+    policy = written(tmp_path, modality, f"{crop}, {{name: rotation}}, {{name: {step}}}")
+    maker = maker_for(modality, policy=policy, allow={step: "planted", "rotation": "planted"})
+    with pytest.raises(DataError, match=f"^{step}: share of views with sides exchanged") as breach:
+        preview(made_store(modality), maker, tmp_path / "out", count=1)
+    assert str(breach.value).count("sides exchanged") == 1
+
+
+def test_half_a_turn_exchanges_sides_and_is_blamed_on_what_turned(made_store: Stores) -> None:
+    """Two mirrors are no mirror, but left is right all the same."""
+    two = Policy.model_validate(
+        {
+            "name": "two",
+            "modality": "mr",
+            "steps": [{"name": "crop"}] + [{"name": f"flip_{a}", "probability": 1.0} for a in ("left_right", "front_back")],
+        }
+    )
+    far = Policy.model_validate({"name": "far", "modality": "mr", "steps": [{"name": "crop"}, {"name": "rotation", "max_deg": 180}]})
+    for policy, step, allow in ((two, "flip_left_right", ("flip_left_right", "flip_front_back")), (far, "rotation", ("rotation",))):
+        config = ViewsConfig(policy="mr", size=SIZES["mr"], allow=dict.fromkeys(allow, "planted"))
+        figures, breaches = measure(made_store("mr"), ViewMaker(config, BUILT_IN["mr"], policy=policy))
+        assert [found.step for found in breaches] == [step] and figures["swapped_share"] > 0.3
 
 
 def test_a_crop_that_loses_the_marked_thing_is_seen(made_store: Stores, tmp_path: Path) -> None:
