@@ -13,11 +13,13 @@ import pytest
 from medcl.foundation.errors import DataError
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
-from medcl.views import batched
+from medcl.views import batched, filters
 from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
-from medcl.views.measure import measure
+from medcl.views.intensity import hidden_box
+from medcl.views.measure import _MASK_VOXELS, _kept, measure
 from medcl.views.policy import Policy, ViewsConfig
+from medcl.views.spatial import Elastic
 from tests.store.made_data import MadeData
 from tests.views.made_scans import SIZES
 
@@ -108,6 +110,51 @@ def test_a_crop_that_loses_the_marked_thing_is_seen(made_store: Stores, tmp_path
     policy = written(tmp_path, "ct", "{name: crop}", "{min_mask_survival: 0.9}")
     with pytest.raises(DataError, match="crop: share of marked masks that both views keep is 0"):
         preview(made_store("ct"), maker_for("ct", policy=policy, size=(8, 8, 8)), tmp_path / "out", count=1)
+
+
+def test_a_cutout_that_hides_the_marked_thing_is_seen_and_blamed(made_store: Stores, tmp_path: Path) -> None:
+    store = made_store("ct")
+    policy = written(tmp_path, "ct", "{name: crop, place: mask}, {name: cutout, max_share: 0.1}", "{min_mask_survival: 0.99}")
+    maker = maker_for("ct", policy=policy)
+    figures, breaches = measure(store, maker, seed=1)
+    shown = []
+    for step, row in [(step, row) for step in range(4) for row in range(4)]:
+        pair = maker.draw_row(store, row, (1, step, row))
+        masks = [maker.render_mask(store, row, view) for view in pair]
+        whole = [mask.sum() for mask in masks if mask is not None]
+        for mask, view in zip(masks, pair, strict=True):
+            filters.fill_box(mask, hidden_box(view.values["cutout"], view.size), 0)
+        shown.append(all(mask.sum() >= 0.5 * before for mask, before in zip(masks, whole, strict=True)))
+    assert figures["mask_survival"] == np.mean(shown) < 1, "as what is rendered says"
+    assert [found.step for found in breaches if "masks" in found.figure] == ["cutout"]
+
+
+def test_a_mask_that_is_bent_out_of_view_is_lost(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every view is bent by 6 mm the same way, more than the step is allowed; the crops alone keep each mask whole."""
+    store = made_store("mr")
+    policy = written(tmp_path, "mr", "{name: crop, place: mask}, {name: elastic}", "{min_mask_survival: 0.99}")
+    maker = maker_for("mr", policy=policy, size=(16, 16, 16))
+    assert measure(store, maker)[1] == []
+    monkeypatch.setattr(Elastic, "bend", lambda self, values, extent, flat: np.full((4, 4, 4, 3), (6.0, 0, 0)))
+    figures, breaches = measure(store, maker)
+    shown = []
+    for step, row in [(step, row) for step in range(4) for row in range(4)]:
+        masks = [maker.render_mask(store, row, view) for view in maker.draw_row(store, row, (0, step, row))]
+        shown.append(min(mask.sum() for mask in masks if mask is not None) >= np.sum(store.mask(row)) / 2)
+    assert figures["mask_survival"] == np.mean(shown) < 0.9, "as what is rendered says"
+    assert any("masks" in found.figure for found in breaches)
+
+
+def test_a_large_mask_is_followed_by_a_part_of_its_voxels(made_store: Stores) -> None:
+    """A box of half the field along each axis, of which views show half or a quarter: what is known of all voxels comes out."""
+    store, maker = made_store("ct"), maker_for("ct")
+    box = np.zeros(store.shape(0), np.uint8)
+    box[tuple(slice(n // 4, 3 * n // 4) for n in box.shape)] = 1
+    stored = np.argwhere(box).astype(float)
+    part = stored[np.random.default_rng(0).integers(len(stored), size=_MASK_VOXELS)]
+    for item in range(10):
+        view = maker.draw_row(store, 0, (0, item, 0))[0]
+        assert len(stored) > 10 * _MASK_VOXELS and _kept(view, part)[0] == pytest.approx(_kept(view, stored)[0], abs=0.04)
 
 
 def test_a_spacing_that_is_not_accounted_for_is_seen(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
