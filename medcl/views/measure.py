@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,8 @@ from medcl.views.batched import ViewMaker, ViewParameters
 from medcl.views.crops import overlap
 from medcl.views.intensity import hidden_box
 from medcl.views.matching import from_stored
+from medcl.views.spatial import Scale
+from medcl.views.step import Step
 
 # Hounsfield units of what everybody knows; other units are split into thirds of the foreground.
 _TISSUES_HU = {"air": (-1100.0, -900.0), "fat": (-130.0, -60.0), "water": (-10.0, 60.0), "bone": (300.0, 3100.0)}
@@ -26,19 +28,24 @@ _FEW_VOXELS = 50
 _FEW_PAIRS = 16
 # Of a label's voxels so many are followed at most: what share of them is shown is known to one in a hundred.
 _MASK_VOXELS = 2000
+# A step that was drawn for fewer views is measured in as many more as are missing.
+_FEW_VIEWS = 8
+_SWAPPED, _VOLUME = "share of views with sides exchanged", "physical volume of a view over the policy's"
 
 
 @dataclass(frozen=True)
 class Breach:
-    """A figure beyond its bound. step: the one that did it."""
+    """A figure beyond its bound. step: the one that did it. acts_in: the share of views for which it is drawn, where it was made to act."""
 
     step: str
     figure: str
     value: float
     bound: float
+    acts_in: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.figure} is {self.value:.3g}, allowed is {self.bound:.3g}"
+        rare = "" if self.acts_in is None else f" (it acts in {100 * self.acts_in:.3g}% of the views; here it was made to)"
+        return f"{self.step}: {self.figure} is {self.value:.3g}, allowed is {self.bound:.3g}{rare}"
 
 
 @dataclass
@@ -51,6 +58,7 @@ class _Measured:
     field_shares: list[float] = field(default_factory=list)
     swapped: list[bool] = field(default_factory=list)
     swapped_by: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
     empty: list[bool] = field(default_factory=list)
     # of each label of each pair: whether both views' fields hold half of it, and whether both show half of it
     held: list[bool] = field(default_factory=list)
@@ -65,7 +73,8 @@ def measure(
     """Draw pairs of views of `count` items spread over the store, at least 16 pairs in all, and measure what the policy did.
 
     Returns figures (JSON-able, see `audit.json`) and the breaches of the policy's bounds; `local` views, where the config has any, are
-    measured apart, and judged by their overlap with the first view and by how many are empty. Raises nothing by itself.
+    measured apart, and judged by their overlap with the first view and by how many are empty. Steps that hardly acted are made to, in
+    a few views that are judged and not part of the figures. Raises nothing by itself.
     """
     seen, local = _Measured(), _Measured()
     rows = spread_rows(len(store), count)
@@ -82,7 +91,10 @@ def measure(
             local.overlaps.append(overlap(pair[0].frame, view.frame))
             _measure_view(store, maker, row, view, local)
     figures = _figures(seen, len(keys)) | (_local_figures(local) if local.overlaps else {})
-    return figures, list(_judge(maker, seen, figures))
+    breaches = list(_judge(maker, seen, figures))
+    known = {(found.step, found.figure) for found in breaches}
+    forced = (found for step in maker.policy.steps for found in _force(store, maker, step, _FEW_VIEWS - seen.drawn[step.name], seed, rows))
+    return figures, breaches + [found for found in forced if (found.step, found.figure) not in known]
 
 
 def spread_rows(total: int, count: int) -> list[int]:
@@ -90,10 +102,26 @@ def spread_rows(total: int, count: int) -> list[int]:
     return sorted({int(row) for row in np.linspace(0, total - 1, min(count, total))})
 
 
+def _force(store: VolumeStore, maker: ViewMaker, step: Step, count: int, seed: int, rows: Sequence[int]) -> Iterable[Breach]:
+    """Breaches of a step in `count` views in which it acts and no other that is left to chance does: such views the policy draws too."""
+    if count <= 0 or step.probability == 0 or (step.stage != "spatial" and not _drifts(maker, step)):
+        return
+    chances = {other.name: float(other.probability == 1) for other in maker.policy.steps} | {step.name: 1.0}
+    steps = tuple(other.model_copy(update={"probability": chances[other.name]}) for other in maker.policy.steps)
+    alone = ViewMaker(maker.config, maker.recipe, maker.paired, maker.policy.model_copy(update={"steps": steps}))
+    seen = _Measured()
+    for number in range(count):
+        row = rows[number * len(rows) // count]
+        _measure_view(store, alone, row, alone.draw_row(store, row, (seed, number, row), 1)[0], seen)
+    for found in _judge_forced(maker, step, seen):
+        yield replace(found, acts_in=step.probability)
+
+
 def _measure_view(store: VolumeStore, maker: ViewMaker, row: int, view: ViewParameters, seen: _Measured) -> None:
     field_mm = np.array(store.shape(row)) * np.linalg.norm(store.affine(row)[:3, :3], axis=0)
     axes = 2 if maker.flat else 3
     ratio = np.array(view.spacing_mm)[:axes] / maker.nominal_pitch(store.shape(row), store.affine(row))[:axes]
+    seen.drawn.update(list(view.values))
     seen.volume_changes.append(float(np.prod(ratio)))
     seen.stretches.append(float(ratio.max() / ratio.min()))
     seen.field_shares.append(float(np.mean(np.minimum(1, view.frame.extent[:axes] / field_mm[:axes]))))
@@ -231,10 +259,19 @@ def _judge(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterab
     if bounds.min_mask_survival is not None and survival is not None and survival < bounds.min_mask_survival:
         step = "crop" if np.mean(seen.held) < bounds.min_mask_survival else "cutout"
         yield Breach(step, "share of marked masks that both views keep", survival, bounds.min_mask_survival)
-    if bounds.max_drift is not None:
-        local = {step.name for step in maker.policy.steps if set(step.effects) <= _LOCAL_EFFECTS}
-        for name, views in seen.drifts.items():
-            yield from _judge_drift(name, views, local, bounds.max_drift, bounds.max_drift_share)
+    yield from _judge_drifts(maker, seen)
+
+
+def _judge_forced(maker: ViewMaker, step: Step, seen: _Measured) -> Iterable[Breach]:
+    """What a step did in views in which it always acts: a share of views is its part in those that the policy draws."""
+    bounds = maker.policy.audit
+    swapped = step.probability * seen.swapped_by[step.name] / len(seen.swapped)
+    if bounds.max_swapped_share is not None and swapped > bounds.max_swapped_share:
+        yield Breach(step.name, _SWAPPED, swapped, bounds.max_swapped_share)
+    change = _volume_change(seen)
+    if isinstance(step, Scale) and bounds.max_volume_change is not None and change > bounds.max_volume_change:
+        yield Breach(step.name, _VOLUME, change, bounds.max_volume_change)
+    yield from (found for found in _judge_drifts(maker, seen) if found.step == step.name)
 
 
 def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) -> Iterable[Breach]:
@@ -244,22 +281,39 @@ def _judge_geometry(maker: ViewMaker, seen: _Measured, figures: dict[str, Any]) 
         yield Breach("crop", "overlap of a pair", figures["overlap"]["min"], least)
     if "local" in figures and figures["local"]["overlap"]["min"] < least - 1e-9:
         yield Breach("local", "overlap with the first view", figures["local"]["overlap"]["min"], least)
-    change = max(max(seen.volume_changes), 1 / min(seen.volume_changes))
+    change = _volume_change(seen)
     if bounds.max_volume_change is not None and change > bounds.max_volume_change:
-        yield Breach("crop" if maker.keep else "scale", "physical volume of a view over the policy's", change, bounds.max_volume_change)
+        yield Breach("crop" if maker.keep else "scale", _VOLUME, change, bounds.max_volume_change)
     if figures["stretch_max"] > 1.001:
         yield Breach("scale", "ratio of scales along two axes", figures["stretch_max"], 1.0)
     if bounds.min_field_share is not None and figures["field_share"]["min"] < bounds.min_field_share:
         yield Breach("crop", "share of the field's length in a view", figures["field_share"]["min"], bounds.min_field_share)
     if bounds.max_swapped_share is not None and figures["swapped_share"] > bounds.max_swapped_share:
         step = seen.swapped_by.most_common(1)[0][0]
-        yield Breach(step, "share of views with sides exchanged", figures["swapped_share"], bounds.max_swapped_share)
+        yield Breach(step, _SWAPPED, figures["swapped_share"], bounds.max_swapped_share)
 
 
-def _judge_drift(name: str, views: list[tuple[float, dict[str, float]]], local: set[str], most: float, share: float) -> Iterable[Breach]:
+def _volume_change(seen: _Measured) -> float:
+    return max(max(seen.volume_changes), 1 / min(seen.volume_changes))
+
+
+def _drifts(maker: ViewMaker, step: Step) -> bool:
+    """Whether a change of a tissue's mean is held against a step."""
+    return maker.policy.audit.max_drift is not None and step.stage == "intensity" and not set(step.effects) <= _LOCAL_EFFECTS
+
+
+def _judge_drifts(maker: ViewMaker, seen: _Measured) -> Iterable[Breach]:
+    bounds = maker.policy.audit
+    counted = {step.name for step in maker.policy.steps if _drifts(maker, step)}
+    for name, views in seen.drifts.items():
+        if bounds.max_drift is not None:
+            yield from _judge_drift(name, views, counted, bounds.max_drift, bounds.max_drift_share)
+
+
+def _judge_drift(name: str, views: list[tuple[float, dict[str, float]]], steps: set[str], most: float, share: float) -> Iterable[Breach]:
     worst: tuple[float, Breach] | None = None
     for before, changes in views:
-        counted = {step: change for step, change in changes.items() if step not in local}
+        counted = {step: change for step, change in changes.items() if step in steps}
         total, allowed = abs(sum(counted.values())), most + share * abs(before)
         if total > allowed and (worst is None or total - allowed > worst[0]):
             step = max(counted, key=lambda step: abs(counted[step]))

@@ -90,6 +90,42 @@ def test_a_mirror_along_any_axis_is_seen(modality: str, step: str, made_store: S
     assert str(breach.value).count("sides exchanged") == 1
 
 
+@pytest.mark.parametrize(
+    ("step", "settings", "figure"),
+    [
+        ("flip_up_down", "", "share of views with sides exchanged is 0.002, allowed is 0"),
+        ("gamma", ", range: [0.5, 0.6]", "change of .*'s mean is"),
+        ("scale", ", range: [1.4, 1.5]", "physical volume of a view over the policy's is"),
+    ],
+)
+def test_a_step_that_hardly_ever_acts_is_measured_all_the_same(
+    step: str, settings: str, figure: str, made_store: Stores, tmp_path: Path
+) -> None:
+    rare = f"{{name: {step}, probability: 0.002{settings}}}"
+    others = "{name: rotation, probability: 0.01, max_deg: 5}, {name: intensity_shift, probability: 0.01, max_shift: 10}"
+    policy = written(tmp_path, "ct", f"{{name: crop}}, {rare}, {others}", "{max_drift: 25, max_drift_share: 0.06}")
+    maker = maker_for("ct", policy=policy, size=(16, 16, 16), allow={step: "planted"})
+    unseen = 0
+    for seed in range(3):
+        figures, breaches = measure(made_store("ct"), maker, seed=seed)
+        assert {found.step for found in breaches} == {step}
+        if all(found.acts_in for found in breaches):
+            unseen += 1
+            assert figures["swapped_share"] == 0 and figures["volume_change"]["max"] < 1.1, "the policy's own views, as it draws them"
+            assert re.match(rf"{step}: {figure}.*it acts in 0\.2% of the views", str(breaches[0]))
+    assert unseen
+    with pytest.raises(DataError, match=f"{step}: "):
+        preview(made_store("ct"), maker, tmp_path / "out", count=1)
+    written_down = json.loads((tmp_path / "out" / "audit.json").read_text())["breaches"]
+    assert {found["step"] for found in written_down} == {step} and {found["acts_in"] for found in written_down} <= {None, 0.002}
+
+
+def test_a_step_that_is_made_to_act_counts_as_often_as_it_does(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right, probability: 0.01}", "{max_swapped_share: 0.1}")
+    maker = maker_for("mr", policy=policy, allow={"flip_left_right": "one view in a hundred does no harm here"})
+    assert measure(made_store("mr"), maker)[1] == []
+
+
 def test_half_a_turn_exchanges_sides_and_is_blamed_on_what_turned(made_store: Stores) -> None:
     """Two mirrors are no mirror, but left is right all the same."""
     two = Policy.model_validate(
