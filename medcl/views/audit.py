@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +39,7 @@ def preview(
         "seed": seed,
         "views": maker.resolved(),
         "figures": figures,
-        "breaches": [{"step": found.step, "figure": found.figure, "value": found.value, "bound": found.bound} for found in breaches],
+        "breaches": [asdict(found) for found in breaches],
     }
     sheet = contact_sheet(store, maker, spread_rows(len(store), count), seed)
     write_whole(out / SHEET, lambda partial: sheet.save(partial, format="PNG"))

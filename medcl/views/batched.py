@@ -124,14 +124,16 @@ class ViewMaker:
         """
         spacing = np.array(geometry.spacing_mm(affine))
         first: Frame | None = None
-        views = []
+        views: list[ViewParameters] = []
         for number in range(num_views):
             rng = generator(key[0], "views", key[1], key[2], number)
             frame, values = self._draw_frame(shape, spacing, rng, boxes, number)
-            if first is not None:
-                frame = pull_together(first, frame, self.config.overlap)
             if keep := self._keep_of(number):
                 frame = showing(frame, shape, spacing, keep[0], self.flat)
+            if first is not None:
+                frame = pull_together(first, frame, self.config.overlap)
+                if frame.turn is first.turn:
+                    values = self._turned_alike(values, views[0].values)
             first = first or frame
             for step in self._intensity:
                 if rng.random() < step.probability:
@@ -141,7 +143,7 @@ class ViewMaker:
 
     def match(self, store: VolumeStore, row: int, views: Sequence[ViewParameters], count: int, key: tuple[int, int, int]) -> np.ndarray:
         """(views, count, axes) points of the same tissue in the drawn views of a row, -1 and 1 at the edges of each of `*space`."""
-        places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]))
+        places = matched_points(views, store.shape(row), count, generator(key[0], "points", key[1], key[2]), f"row {row}")
         placed = (2 * places + 1) / np.array([view.size for view in views])[:, None] - 1
         return (placed[..., [1, 0]] if self.flat else placed).astype(np.float32)
 
@@ -267,6 +269,11 @@ class ViewMaker:
     def _keep_of(self, number: int) -> tuple[float, float] | None:
         local = self.config.local_of(number)
         return local.keep if local and self.keep else self.keep
+
+    def _turned_alike(self, own: dict[str, dict[str, float]], first: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        """What was applied to a view that took the first one's turn: that one's rotation and mirrors, its own scale and bending."""
+        origin = {step.name: own if isinstance(step, (Scale, Elastic)) else first for step in self._spatial}
+        return {"crop": own["crop"]} | {name: values[name] for name, values in origin.items() if name in values}
 
     def _bent(self, view: ViewParameters, spacing: np.ndarray) -> ViewParameters:
         for step in self._spatial:

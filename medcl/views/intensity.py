@@ -6,7 +6,7 @@ They work in stored units (Hounsfield units for CT), in place, on one view (x, y
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -237,12 +237,13 @@ class Cutout(Step):
 
     def apply(self, view: Pixels, values: Values, look: Look) -> Look:
         """Hidden voxels get the background's value."""
-        edges = [
-            (np.rint(values.get(f"{axis}0", 0) * n), np.rint(values.get(f"{axis}1", 1) * n))
-            for axis, n in zip("xyz", view.shape[-3:], strict=True)
-        ]
-        look.passes.fill_box(view, edges, look.background)
+        look.passes.fill_box(view, hidden_box(values, view.shape[-3:]), look.background)
         return look
+
+
+def hidden_box(values: Values, size: tuple[int, ...]) -> list[tuple[Any, Any]]:
+    """What a cutout's values hide of a view of that many voxels: along each axis, the first voxel and the one after the last."""
+    return [(np.rint(values.get(f"{axis}0", 0) * n), np.rint(values.get(f"{axis}1", 1) * n)) for axis, n in zip("xyz", size, strict=True)]
 
 
 def _centred(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -77,7 +77,7 @@ class AuditBounds(Settings):
     max_drift, max_drift_share: how far a step chain may move a tissue's mean, in stored units plus a share of the
     tissue's own value (blur, resolution and artefacts move values between neighbours and are not counted).
     max_empty_share: of views that show next to nothing. max_volume_change: physical volume of a view over the
-    policy's, or the inverse. max_swapped_share: of views with the patient's sides exchanged. min_field_share: of the
+    policy's, or the inverse. max_swapped_share: of views mirrored along any axis. min_field_share: of the
     field's length that a view covers, mean over the axes. min_mask_survival: share of marked masks of which both
     views of a pair keep half.
     """

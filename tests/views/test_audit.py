@@ -13,10 +13,13 @@ import pytest
 from medcl.foundation.errors import DataError
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
-from medcl.views import batched
+from medcl.views import batched, filters
 from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
-from medcl.views.policy import ViewsConfig
+from medcl.views.intensity import hidden_box
+from medcl.views.measure import _MASK_VOXELS, _kept, measure
+from medcl.views.policy import Policy, ViewsConfig
+from medcl.views.spatial import Elastic
 from tests.store.made_data import MadeData
 from tests.views.made_scans import SIZES
 
@@ -74,17 +77,120 @@ def test_the_same_shift_is_blamed_on_the_shift(made_store: Stores, tmp_path: Pat
         preview(made_store("ct"), maker_for("ct", policy=policy), tmp_path / "out", count=1)
 
 
-def test_a_flip_is_seen(made_store: Stores, tmp_path: Path) -> None:
-    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right}")
-    maker = maker_for("mr", policy=policy, allow={"flip_left_right": "brains, no lateralised labels"})
-    with pytest.raises(DataError, match="flip_left_right: share of views with sides exchanged"):
-        preview(made_store("mr"), maker, tmp_path / "out", count=1)
+@pytest.mark.parametrize(
+    ("modality", "step"),
+    [("mr", "flip_left_right"), ("mr", "flip_front_back"), ("mr", "flip_up_down"), ("xray", "flip_left_right"), ("xray", "flip_up_down")],
+)
+def test_a_mirror_along_any_axis_is_seen(modality: str, step: str, made_store: Stores, tmp_path: Path) -> None:
+    crop = "{name: crop, keep: [0.6, 1]}" if modality == "xray" else "{name: crop}"
+    policy = written(tmp_path, modality, f"{crop}, {{name: rotation}}, {{name: {step}}}")
+    maker = maker_for(modality, policy=policy, allow={step: "planted", "rotation": "planted"})
+    with pytest.raises(DataError, match=f"^{step}: share of views with sides exchanged") as breach:
+        preview(made_store(modality), maker, tmp_path / "out", count=1)
+    assert str(breach.value).count("sides exchanged") == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "figure"),
+    [
+        ("flip_up_down", "", "share of views with sides exchanged is 0.002, allowed is 0"),
+        ("gamma", ", range: [0.5, 0.6]", "change of .*'s mean is"),
+        ("scale", ", range: [1.4, 1.5]", "physical volume of a view over the policy's is"),
+    ],
+)
+def test_a_step_that_hardly_ever_acts_is_measured_all_the_same(
+    step: str, settings: str, figure: str, made_store: Stores, tmp_path: Path
+) -> None:
+    rare = f"{{name: {step}, probability: 0.002{settings}}}"
+    others = "{name: rotation, probability: 0.01, max_deg: 5}, {name: intensity_shift, probability: 0.01, max_shift: 10}"
+    policy = written(tmp_path, "ct", f"{{name: crop}}, {rare}, {others}", "{max_drift: 25, max_drift_share: 0.06}")
+    maker = maker_for("ct", policy=policy, size=(16, 16, 16), allow={step: "planted"})
+    unseen = 0
+    for seed in range(3):
+        figures, breaches = measure(made_store("ct"), maker, seed=seed)
+        assert {found.step for found in breaches} == {step}
+        if all(found.acts_in for found in breaches):
+            unseen += 1
+            assert figures["swapped_share"] == 0 and figures["volume_change"]["max"] < 1.1, "the policy's own views, as it draws them"
+            assert re.match(rf"{step}: {figure}.*it acts in 0\.2% of the views", str(breaches[0]))
+    assert unseen
+    with pytest.raises(DataError, match=f"{step}: "):
+        preview(made_store("ct"), maker, tmp_path / "out", count=1)
+    written_down = json.loads((tmp_path / "out" / "audit.json").read_text())["breaches"]
+    assert {found["step"] for found in written_down} == {step} and {found["acts_in"] for found in written_down} <= {None, 0.002}
+
+
+def test_a_step_that_is_made_to_act_counts_as_often_as_it_does(made_store: Stores, tmp_path: Path) -> None:
+    policy = written(tmp_path, "mr", "{name: crop}, {name: flip_left_right, probability: 0.01}", "{max_swapped_share: 0.1}")
+    maker = maker_for("mr", policy=policy, allow={"flip_left_right": "one view in a hundred does no harm here"})
+    assert measure(made_store("mr"), maker)[1] == []
+
+
+def test_half_a_turn_exchanges_sides_and_is_blamed_on_what_turned(made_store: Stores) -> None:
+    """Two mirrors are no mirror, but left is right all the same."""
+    two = Policy.model_validate(
+        {
+            "name": "two",
+            "modality": "mr",
+            "steps": [{"name": "crop"}] + [{"name": f"flip_{a}", "probability": 1.0} for a in ("left_right", "front_back")],
+        }
+    )
+    far = Policy.model_validate({"name": "far", "modality": "mr", "steps": [{"name": "crop"}, {"name": "rotation", "max_deg": 180}]})
+    for policy, step, allow in ((two, "flip_left_right", ("flip_left_right", "flip_front_back")), (far, "rotation", ("rotation",))):
+        config = ViewsConfig(policy="mr", size=SIZES["mr"], allow=dict.fromkeys(allow, "planted"))
+        figures, breaches = measure(made_store("mr"), ViewMaker(config, BUILT_IN["mr"], policy=policy))
+        assert [found.step for found in breaches] == [step] and figures["swapped_share"] > 0.3
 
 
 def test_a_crop_that_loses_the_marked_thing_is_seen(made_store: Stores, tmp_path: Path) -> None:
     policy = written(tmp_path, "ct", "{name: crop}", "{min_mask_survival: 0.9}")
     with pytest.raises(DataError, match="crop: share of marked masks that both views keep is 0"):
         preview(made_store("ct"), maker_for("ct", policy=policy, size=(8, 8, 8)), tmp_path / "out", count=1)
+
+
+def test_a_cutout_that_hides_the_marked_thing_is_seen_and_blamed(made_store: Stores, tmp_path: Path) -> None:
+    store = made_store("ct")
+    policy = written(tmp_path, "ct", "{name: crop, place: mask}, {name: cutout, max_share: 0.1}", "{min_mask_survival: 0.99}")
+    maker = maker_for("ct", policy=policy)
+    figures, breaches = measure(store, maker, seed=1)
+    shown = []
+    for step, row in [(step, row) for step in range(4) for row in range(4)]:
+        pair = maker.draw_row(store, row, (1, step, row))
+        masks = [maker.render_mask(store, row, view) for view in pair]
+        whole = [mask.sum() for mask in masks if mask is not None]
+        for mask, view in zip(masks, pair, strict=True):
+            filters.fill_box(mask, hidden_box(view.values["cutout"], view.size), 0)
+        shown.append(all(mask.sum() >= 0.5 * before for mask, before in zip(masks, whole, strict=True)))
+    assert figures["mask_survival"] == np.mean(shown) < 1, "as what is rendered says"
+    assert [found.step for found in breaches if "masks" in found.figure] == ["cutout"]
+
+
+def test_a_mask_that_is_bent_out_of_view_is_lost(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: every view is bent by 6 mm the same way, more than the step is allowed; the crops alone keep each mask whole."""
+    store = made_store("mr")
+    policy = written(tmp_path, "mr", "{name: crop, place: mask}, {name: elastic}", "{min_mask_survival: 0.99}")
+    maker = maker_for("mr", policy=policy, size=(16, 16, 16))
+    assert measure(store, maker)[1] == []
+    monkeypatch.setattr(Elastic, "bend", lambda self, values, extent, flat: np.full((4, 4, 4, 3), (6.0, 0, 0)))
+    figures, breaches = measure(store, maker)
+    shown = []
+    for step, row in [(step, row) for step in range(4) for row in range(4)]:
+        masks = [maker.render_mask(store, row, view) for view in maker.draw_row(store, row, (0, step, row))]
+        shown.append(min(mask.sum() for mask in masks if mask is not None) >= np.sum(store.mask(row)) / 2)
+    assert figures["mask_survival"] == np.mean(shown) < 0.9, "as what is rendered says"
+    assert any("masks" in found.figure for found in breaches)
+
+
+def test_a_large_mask_is_followed_by_a_part_of_its_voxels(made_store: Stores) -> None:
+    """A box of half the field along each axis, of which views show half or a quarter: what is known of all voxels comes out."""
+    store, maker = made_store("ct"), maker_for("ct")
+    box = np.zeros(store.shape(0), np.uint8)
+    box[tuple(slice(n // 4, 3 * n // 4) for n in box.shape)] = 1
+    stored = np.argwhere(box).astype(float)
+    part = stored[np.random.default_rng(0).integers(len(stored), size=_MASK_VOXELS)]
+    for item in range(10):
+        view = maker.draw_row(store, 0, (0, item, 0))[0]
+        assert len(stored) > 10 * _MASK_VOXELS and _kept(view, part)[0] == pytest.approx(_kept(view, stored)[0], abs=0.04)
 
 
 def test_a_spacing_that_is_not_accounted_for_is_seen(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

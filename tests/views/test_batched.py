@@ -237,3 +237,19 @@ def test_values_that_were_drawn_are_within_the_policy(made_store: Stores) -> Non
     for view in views[:20]:
         angle = np.rad2deg(np.arccos(np.clip((np.trace(view.frame.turn) - 1) / 2, -1, 1)))
         assert angle == pytest.approx(abs(view.values.get("rotation", {"deg": 0})["deg"]), abs=1e-4)
+
+
+def test_a_view_turned_like_the_first_says_so() -> None:
+    """Slabs cannot overlap by all of themselves unless they are turned alike: what is printed is that turn, and each view's own scale."""
+    maker = maker_for("ct", size=(96, 96, 16), overlap=0.9)
+    turning = [step for step in maker.policy.steps if step.name == "rotation"]
+    alike = 0
+    for item in range(30):
+        views = maker.draw((300, 300, 200), np.diag([1.5, 1.5, 1.5, 1]), (0, 0, item))
+        for view in views:
+            turns = [step.turn(view.values[step.name]) for step in turning if step.name in view.values]
+            assert np.allclose(turns[0] if turns else np.eye(3), view.frame.turn)
+            factor = view.values.get("scale", {"factor": 1.0})["factor"]
+            assert np.allclose(view.spacing_mm, 1.5 * factor), "a view keeps its own scale"
+        alike += "rotation" in views[0].values and views[1].frame.turn is views[0].frame.turn
+    assert alike > 3

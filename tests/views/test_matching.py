@@ -80,8 +80,34 @@ def test_points_are_a_function_of_the_key_and_lie_where_the_scan_is(made_store: 
             assert (stored > -0.6).all() and (stored < np.array(shape) - 0.4).all()
 
 
+@pytest.mark.parametrize("shape", [(200, 200, 1), (200, 1, 200), (24, 24, 24), (8, 8, 8)])
+def test_scans_far_smaller_than_a_view_have_points_of_their_own(shape: tuple[int, int, int]) -> None:
+    """Nearly all of such a view is padding: as many different points as wanted, and of bent views too."""
+    maker = ViewMaker(ViewsConfig(policy="mr", size=(96, 96, 96), strength="strong"), BUILT_IN["mr"])
+    steps = (*maker.policy.steps, Elastic(probability=0.5, max_displacement_mm=3))
+    maker = ViewMaker(maker.config, BUILT_IN["mr"], policy=maker.policy.model_copy(update={"steps": steps}))
+    for item in range(20):
+        views = maker.draw(shape, np.eye(4), (0, 0, item))
+        places = matched_points(views, shape, 16, np.random.default_rng(item))
+        assert len(np.unique(places[0], axis=0)) == 16
+        stored = [to_stored(view, at) for view, at in zip(views, places, strict=True)]
+        assert np.abs(stored[0] - stored[1]).max() < 0.2
+        assert (stored[0] > -0.6).all() and (stored[0] < np.array(shape) - 0.4).all()
+
+
+def test_views_that_the_scan_fills_have_the_points_they_had() -> None:
+    """Candidates are drawn in the view, one after the other: a run that goes on sees the same points."""
+    maker, shape = geometry_only("mr"), (50, 56, 48)
+    for item in range(10):
+        views = maker.draw(shape, np.diag([1, 1, 1.2, 1]), (0, 0, item))
+        candidates = np.random.default_rng(item).random((16 * POINTS, 3)) * views[0].size - 0.5
+        places = matched_points(views, shape, POINTS, np.random.default_rng(item))[0]
+        assert {tuple(place) for place in places} <= {tuple(place) for place in candidates}
+
+
 def test_views_that_share_nothing_are_refused(made_store: Stores) -> None:
     store, maker = made_store("ct"), geometry_only("ct")
     windows = maker.windows(store.shape(0), store.affine(0), overlap=0.0)
-    with pytest.raises(UserError, match=r"views\.overlap"):
-        matched_points([windows[0], windows[-1]], store.shape(0), 8, np.random.default_rng(0))
+    said = rf"views\.overlap: two views of row 0, {' x '.join(map(str, store.shape(0)))} voxels"
+    with pytest.raises(UserError, match=said):
+        maker.match(store, 0, [windows[0], windows[-1]], 8, (0, 0, 0))
