@@ -10,8 +10,8 @@ import numpy as np
 
 from medcl.export.backbone import TRAINING_ITEMS
 from medcl.foundation.errors import DataError
-from medcl.foundation.files import read_parquet
 from medcl.ingest.duplicates import near_any
+from medcl.ingest.manifest import read_parquet
 
 SHOWN = 10
 # The share of a test set that may look like a pretraining image by chance; see reports/ingest/duplicates.md.

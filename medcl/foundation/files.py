@@ -8,13 +8,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import medcl
-from medcl.foundation.errors import DataError, UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from medcl.foundation.errors import UserError
 
 CARD = "card.json"
 SCHEMA_VERSION = 1
@@ -73,21 +70,6 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore it or make the folder again") from None
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    """Read a table. Raises DataError naming the file where it is damaged."""
-    import pandas as pd
-    import pyarrow as pa
-
-    try:
-        return pd.read_parquet(path)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: damaged, it cannot be read as a table ({type(error).__name__}); restore it or make its folder again"
-        ) from None
 
 
 def sha256_of_file(path: Path) -> str:

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcl.foundation.errors import UserError
-from medcl.foundation.files import read_parquet, sha256_of_files, sync_folder
+from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.files import sha256_of_files, sync_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,3 +174,18 @@ def _schema(columns: Mapping[str, tuple[str, str]]) -> pa.Schema:
         base = kinds[kind.removesuffix("[]")]
         fields.append(pa.field(name, pa.list_(base) if kind.endswith("[]") else base, metadata={"meaning": meaning}))
     return pa.schema(fields)
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read any table as it is. Raises DataError naming the file where it is damaged."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: damaged, it cannot be read as a table ({type(error).__name__}); restore it or make its folder again"
+        ) from None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcl.foundation.files import CARD, read_json, read_parquet, write_json
+from medcl.foundation.files import CARD, read_json, write_json
+from medcl.ingest.manifest import read_parquet
 from medcl.store.volume_store import INDEX, PREPARED
 from medcl.store.work import ARRAYS, scan_hash
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from medcl.foundation.config import load
 from medcl.foundation.errors import DataError, UserError
-from medcl.foundation.files import read_card, read_parquet
+from medcl.foundation.files import read_card
 from medcl.foundation.types import Volume
+from medcl.ingest.manifest import read_parquet
 from medcl.store.arrays import ArrayReader, Box
 from medcl.store.recipe import Recipe
 

@@ -3,12 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from medcl.foundation import files
-from medcl.foundation.errors import DataError, UserError
+from medcl.foundation.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
@@ -79,16 +77,3 @@ def test_a_folder_or_a_file_in_the_way_is_said(tmp_path: Path) -> None:
             files.write_text(wanted / "page.html", "page")
     with pytest.raises(UserError, match="no folder can be made here"):
         files.make_folder(Path("/proc/nothing/here"))
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_table_is_named(damage: str, tmp_path: Path) -> None:
-    path = tmp_path / "index.parquet"
-    pd.DataFrame({"row": np.arange(1000)}).to_parquet(path)
-    content = bytearray(path.read_bytes())
-    content[-400:-8] = bytes(392)
-    path.write_bytes({"cut": content[:500], "flipped": content, "empty": b""}[damage])
-    with pytest.raises(DataError, match=r"index\.parquet: damaged, it cannot be read as a table"):
-        files.read_parquet(path)
-    with pytest.raises(FileNotFoundError):
-        files.read_parquet(tmp_path / "none.parquet")

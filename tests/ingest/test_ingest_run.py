@@ -387,3 +387,16 @@ def test_a_small_file_cannot_take_what_a_large_one_may() -> None:
     with Workers(1, most_bytes=16 * 2**30) as workers:
         results = dict(workers.work(want_much_for_a_small_file, [1000, 2 * 2**30], str))
     assert results == {0: "1000", 1: "refused"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_table_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "index.parquet"
+    pd.DataFrame({"row": np.arange(1000)}).to_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[-400:-8] = bytes(392)
+    path.write_bytes({"cut": content[:500], "flipped": content, "empty": b""}[damage])
+    with pytest.raises(DataError, match=r"index\.parquet: damaged, it cannot be read as a table"):
+        tables.read_parquet(path)
+    with pytest.raises(FileNotFoundError):
+        tables.read_parquet(tmp_path / "none.parquet")
