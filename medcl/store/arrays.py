@@ -10,7 +10,9 @@ and after the last one says how to read them, and has a checksum of its own, ver
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import threading
 import zlib
 from collections import OrderedDict
@@ -50,7 +52,12 @@ def write_array(path: Path, array: np.ndarray) -> tuple[int, list[int], list[int
     frame: list[int] = []
 
     def write(partial: Path) -> None:
-        written = _blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=_compression(array), urlpath=str(partial), mode="w")
+        try:
+            written = _blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=_compression(array), urlpath=str(partial), mode="w")
+        except RuntimeError:  # blosc2 does not say why
+            if shutil.disk_usage(partial.parent).free < array.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+            raise
         checksums.extend(zlib.crc32(written.schunk.get_chunk(number)) for number in range(written.schunk.nchunks))
         with open(partial, "rb") as handle:
             head = int.from_bytes(handle.read(15)[11:])  # c-blosc2's README_CFRAME_FORMAT: the length of the header

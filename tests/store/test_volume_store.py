@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import blosc2
 import numpy as np
@@ -240,3 +241,18 @@ def test_missing_array_file_is_a_data_error(folder: Path) -> None:
     (copy / VolumeStore(copy).index["file"].iat[0]).unlink()
     with pytest.raises(DataError, match="prepare it again"):
         VolumeStore(copy).read(0)
+
+
+@pytest.mark.parametrize(("free", "said"), [(1000, OSError), (10**9, RuntimeError)])
+def test_a_full_disk_is_said(free: int, said: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """blosc2 says that something went wrong, and not what."""
+
+    def fails(*_, **__):
+        raise RuntimeError("Error while creating the NDArray")
+
+    monkeypatch.setattr(arrays, "_blosc2", SimpleNamespace(asarray=fails))
+    monkeypatch.setattr(arrays, "_compression", lambda array: {})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(said, match="No space left" if said is OSError else "NDArray"):
+        arrays.write_array(tmp_path / "a.b2nd", np.zeros((64, 64, 64), np.int16))
+    assert not any(tmp_path.iterdir())
