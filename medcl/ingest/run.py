@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, write_card, write_text
 from medcl.foundation.progress import Progress, Silent
 from medcl.ingest import manifest
@@ -121,6 +122,8 @@ def ingest(
     """
     config, progress, out = settings or IngestConfig(), progress or Silent(), Path(out)
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    if any(Path(source).absolute() == out.absolute() for source in sources):
+        raise UserError(f"--out {out}: is one of the sources; choose a folder of its own")
     report_table = read_rows(reports, config.columns, ("text", "findings", "impression"), "--reports") if reports else None
     label_table = read_rows(labels, config.columns, ("file", "patient", "study", "accession"), "--labels") if labels else None
     names = label_columns(label_table, config.label_columns) if label_table else ()

@@ -102,7 +102,8 @@ def _walk(root: Path) -> Iterator[str]:
         yield str(root)
         return
     for folder, folders, names in os.walk(root, followlinks=False):
-        folders.sort()
+        # What ingest wrote itself is no scan: a DATA folder may lie among its sources.
+        folders[:] = sorted(name for name in folders if not os.path.isfile(os.path.join(folder, name, "private", "key")))
         for name in sorted(names):
             yield os.path.join(folder, name)
 

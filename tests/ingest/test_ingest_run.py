@@ -400,3 +400,11 @@ def test_a_damaged_table_is_named(damage: str, tmp_path: Path) -> None:
         tables.read_parquet(path)
     with pytest.raises(FileNotFoundError):
         tables.read_parquet(tmp_path / "none.parquet")
+
+
+def test_what_ingest_wrote_is_not_read_again(tmp_path: Path) -> None:
+    series(tmp_path / "ct", phantom(6), patient=PATIENT)
+    with pytest.raises(UserError, match="is one of the sources"):
+        ingest(tmp_path, tmp_path, jobs=0)
+    first = ingest(tmp_path, tmp_path / "data", jobs=0)
+    assert ingest(tmp_path, tmp_path / "data", jobs=0).files == ingest(tmp_path, tmp_path / "other", jobs=0).files == first.files == 6

@@ -77,7 +77,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
 
 
 def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
-    assert one.keys() == other.keys() and len(one) == 6
+    assert one.keys() == other.keys() and len(one) == 7
     return [name for name in one if one[name] != other[name]]
 
 
