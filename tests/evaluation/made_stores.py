@@ -15,6 +15,7 @@ from medcl.encoders import tokenizer as tokens
 from medcl.evaluation.study import StudyConfig
 from medcl.export.backbone import Provenance, save_backbone
 from medcl.foundation.config import Settings, to_yaml, validate
+from medcl.foundation.files import write_card
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
 from medcl.methods import ConVIRTConfig, MethodConfig
@@ -108,7 +109,7 @@ class _RunSettings(Settings):
 
 
 def image_text_run(folder: Path, store: VolumeStore) -> Path:
-    """An untrained ConVIRT run: config, tokenizer, checkpoint, backbone."""
+    """An untrained ConVIRT run that counts as finished: config, tokenizer, checkpoint, backbone, card."""
     text = TextTransformerConfig(vocab_size=400, length=24, width=16, layers=1, heads=2)
     settings = _RunSettings(encoder=PICTURE_ENCODER, method=ConVIRTConfig(projection_dim=16, text=text))
     method = build_seeded(settings.method, build_seeded(PICTURE_ENCODER, seed=1), seed=1)
@@ -118,6 +119,7 @@ def image_text_run(folder: Path, store: VolumeStore) -> Path:
     tokens.train(store.reports["text"], 400).save(folder / "tokenizer.json")
     checkpoint.save(folder / "checkpoints", 3, method, build_optimizer(AdamWConfig(), method))
     picture_backbone(folder / "backbone", None, seed=1, method="convirt")
+    write_card(folder, "run", inputs={}, settings={}, counts={})
     return folder
 
 

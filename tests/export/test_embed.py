@@ -58,7 +58,8 @@ def test_a_scan_embeds_as_it_did_in_training_from_the_store(ct_backbone, tmp_pat
     assert features.pooled.shape == (1, ct_backbone.dim)
     torch.testing.assert_close(features.pooled, torch.cat([one.pooled for one in each]).mean(0, keepdim=True), rtol=1e-5, atol=1e-6)
     assert [level.shape[0] for level in features.dense] == [len(windows)] * 4
-    torch.testing.assert_close(features.dense[-1], torch.cat([one.dense[-1] for one in each]), rtol=1e-5, atol=1e-6)
+    # Several windows at once round otherwise than one alone.
+    torch.testing.assert_close(features.dense[-1], torch.cat([one.dense[-1] for one in each]), rtol=1e-5, atol=1e-5)
 
 
 def test_orientation_of_the_file_does_not_matter(ct_backbone):
