@@ -18,7 +18,7 @@ from medcl.evaluation.statistics import Outcome, Resamples
 from medcl.evaluation.subgroups import Grouping, score_groups
 from medcl.evaluation.summary import FULLEST_FIRST, Plan, grouped
 
-MOST_RESAMPLES = 1000  # as closeup_part.html says
+MOST_RESAMPLES = 1000
 BINS, PATIENTS_PER_BIN, FEWEST_BINS = 10, 20, 3
 HARDEST = 8
 

@@ -195,14 +195,18 @@ def source_rows(whole: Collection, ids: Sequence[str], masks: Mapping[int, str])
 
 
 def write_private(
-    out: Path, whole: Collection, ids: Sequence[str], masks: Mapping[int, str], tables: Sequence[Table], hasher: Hasher
+    out: Path,
+    whole: Collection,
+    ids: Sequence[str],
+    masks: Mapping[int, str],
+    tables: Sequence[Table],
+    entries: Sequence[LedgerEntry],
+    hasher: Hasher,
 ) -> None:
     """Write what only private/ may hold: where every volume came from, which file a key stands for, and every identifier that was met."""
-    files = sorted((hasher("file", fate.path), fate.path) for fate in whole.fates)
-    manifest.write_rows(
-        out / manifest.FILES, (dict(zip(manifest.FILE_COLUMNS, file, strict=True)) for file in files), manifest.FILE_COLUMNS
-    )
     manifest.write_rows(out / manifest.SOURCES, source_rows(whole, ids, masks), manifest.SOURCE_COLUMNS)
+    files = ({name: getattr(one, name) for name in manifest.FILE_COLUMNS} for one in entries)
+    manifest.write_rows(out / manifest.FILES, files, manifest.FILE_COLUMNS)
     identifiers = identifier_rows(whole, tables, hasher)
     manifest.write_rows(out / manifest.IDENTIFIERS, identifiers, manifest.IDENTIFIER_COLUMNS)
 

@@ -93,6 +93,11 @@ IDENTIFIER_COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+def says_spacing(row: Mapping[str, Any]) -> bool:
+    """Whether a row's spacing is the scan's: pictures that do not say theirs have 1."""
+    return row["kind"] != "picture" or set(row["spacing_mm"]) != {1}
+
+
 def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> pa.Table:
     """A typed table of exactly these columns. Raises KeyError for an unknown or missing one: the schema is closed."""
     import pyarrow as pa

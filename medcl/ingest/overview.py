@@ -16,6 +16,7 @@ from medcl.foundation.pages import render_page
 from medcl.foundation.progress import Progress
 from medcl.foundation.types import Volume
 from medcl.ingest.ledger import REASONS, LedgerEntry
+from medcl.ingest.manifest import says_spacing
 from medcl.ingest.readers import read_again
 from medcl.ingest.records import Scan, Source
 from medcl.ingest.settings import IngestConfig
@@ -107,9 +108,9 @@ def middle_slice(volume: Volume) -> tuple[np.ndarray, tuple[float, float]]:
 def _modality(name: str, rows: Sequence[tuple[int, Mapping[str, Any]]], pictures: Mapping[int, str]) -> dict[str, Any]:
     shapes = np.array([row["shape"] for _, row in rows], dtype=float)
     spacings = np.array([row["spacing_mm"] for _, row in rows], dtype=float)
-    deep = shapes[:, 2] > 1
+    deep, said = shapes[:, 2] > 1, np.array([says_spacing(row) for _, row in rows])
     measures = [
-        ("pixel spacing, mm", spacings[:, 0]),
+        ("pixel spacing, mm", spacings[said, 0]),
         ("slice spacing, mm", spacings[deep, 2]),
         ("voxels across", shapes[:, 0]),
         ("slices", shapes[deep, 2]),

@@ -182,7 +182,7 @@ def _write(
     write_or_remove(out / manifest.REPORTS, [report.row() for report in found_reports], manifest.REPORT_COLUMNS)
     label_rows, label_schema = label_table(ids, found_labels, masks)
     write_or_remove(out / manifest.LABELS, label_rows, label_schema)
-    write_private(out, whole, ids, masks, extras.tables, hasher)
+    write_private(out, whole, ids, masks, extras.tables, entries, hasher)
     summary = _summary(out, entries, rows, found_reports, found_labels, masks)
     numbers = {name: value for name, value in summary.counts.items() if isinstance(value, int)}
     write_text(out / OVERVIEW, overview_page(rows, entries, numbers, draw(scans, rows)))
@@ -232,11 +232,10 @@ def _report_flags(reports: Sequence[Report]) -> dict[str, int]:
 
 
 def _spacings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Modality -> the median along x, y, z of its scans; pictures that do not say theirs have 1 in the manifest and do not count."""
+    """Modality -> the median along x, y, z of its scans that say it."""
     of: dict[str, list[Sequence[float]]] = {}
     for row in rows:
-        unsaid = row["kind"] == "picture" and set(row["spacing_mm"]) == {1}
-        of.setdefault(row["modality"], []).extend([] if unsaid else [row["spacing_mm"]])
+        of.setdefault(row["modality"], []).extend([row["spacing_mm"]] if manifest.says_spacing(row) else [])
     return {name: " x ".join(f"{median(axis):.3g}" for axis in zip(*found, strict=True)) or "not said" for name, found in of.items()}
 
 

@@ -72,7 +72,7 @@ def convert(
         write_nifti(out / f"{ids[members[0]]}.nii.gz", volumes)
     entries = ledger_entries(whole, ids, hasher)
     manifest.write_rows(out / manifest.LEDGER, map(ledger_row, entries), manifest.LEDGER_COLUMNS)
-    write_private(out, whole, ids, {}, (), hasher)
+    write_private(out, whole, ids, {}, (), entries, hasher)
     return Converted(len(entries), len(series), len(ids), count_reasons(entries, "skipped", "refused"))
 
 

@@ -88,7 +88,7 @@ def _between(low: np.ndarray, high: np.ndarray, extent: np.ndarray, rng: np.rand
 
 
 def overlap(one: Frame, other: Frame) -> float:
-    """Volume that two crops share over that of the smaller one: exact where one is not turned against the other, else to about 0.002."""
+    """Volume that two crops share over that of the smaller one: exact where one is not turned against the other, else to about 0.003."""
     return float(_overlap(one.centre, one.extent, one.turn, other.centre, other.extent, other.turn))
 
 

@@ -97,6 +97,7 @@ def test_a_spacing_that_no_picture_says_is_not_invented(tmp_path: Path) -> None:
     Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(source / "a.png")
     summary = ingest(source, tmp_path / "out", settings=IngestConfig(modality="xray"), jobs=0)
     assert summary.spacings_mm == {"xray": "not said"}
+    assert "pixel spacing" not in (tmp_path / "out" / "overview.html").read_text()
 
 
 def test_no_identifier_gets_out(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:

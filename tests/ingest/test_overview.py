@@ -23,7 +23,7 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 def row(**changes: object) -> dict:
-    known = {"modality": "ct", "patient_key": "a", "shape": [20, 20, 9], "spacing_mm": [0.7, 0.7, 2.5], "flags": []}
+    known = {"modality": "ct", "kind": "volume", "patient_key": "a", "shape": [20, 20, 9], "spacing_mm": [0.7, 0.7, 2.5], "flags": []}
     return known | changes
 
 
