@@ -201,6 +201,7 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone. The same line again goes on where it stopped."""
     with Conversation("pretrain", as_json, quiet) as talk:
+        _readable(talk, config, overrides)
         from medcl.api import pretrain as run_pretraining
         from medcl.api import rehearse_pretraining
 
@@ -228,6 +229,7 @@ def evaluate(
 ) -> None:
     """Measure how many labels a backbone saves. The same line again goes on where it stopped."""
     with Conversation("evaluate", as_json, quiet) as talk:
+        _readable(talk, study, overrides)
         from medcl.api import evaluate as run_study
         from medcl.api import evaluate_share
         from medcl.evaluation.jobs import Jobs, cores
@@ -254,7 +256,7 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Turn scans into embeddings, prepared as the backbone was trained; what contradicts it is refused."""
-    with Conversation("embed", as_json, quiet) as talk:
+    with Conversation("embed", as_json, quiet, loads=True) as talk:
         from medcl.export.embed import embed_files
 
         chosen = None if settings is None else _ingest_settings(settings)
@@ -279,7 +281,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a backbone for other software, load it back there and compare; or verify what was written."""
-    with Conversation("export", as_json, quiet) as talk:
+    with Conversation("export", as_json, quiet, loads=True) as talk:
         from medcl.export.targets import check_export
         from medcl.export.targets import export as write_export
 
@@ -303,7 +305,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Make one self-contained HTML page from runs and studies."""
-    with Conversation("report", as_json, quiet) as talk:
+    with Conversation("report", as_json, quiet, loads=True) as talk:
         from medcl.reporting.page import write_report
 
         write_report(folders, out)
@@ -336,6 +338,14 @@ def main() -> None:
         print(f"{command}: {error.format_message()}\nTry: {command} --help", file=sys.stderr)  # type: ignore[attr-defined]
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _readable(talk: Conversation, path: Path, overrides: list[str] | None) -> None:
+    """Refuse what is no YAML or no KEY=VALUE at once: what else there is to refuse, torch and MONAI must be loaded for."""
+    from medcl.foundation.config import apply_overrides, read_yaml
+
+    apply_overrides(read_yaml(path), overrides or ())
+    talk.loading()
 
 
 def _audit(talk: Conversation, folder: Path, data: Path) -> None:

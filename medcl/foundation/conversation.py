@@ -21,15 +21,18 @@ class Conversation:
     """A context manager around a command. `progress` is for long functions; `done` gives the answer.
 
     Exits as contract.md says: the error's own code, 130 after Ctrl-C, 1 with a traceback in a private file for a bug.
+    loads: whether the command begins by `loading`.
     """
 
-    def __init__(self, command: str, as_json: bool, quiet: bool) -> None:
+    def __init__(self, command: str, as_json: bool, quiet: bool, loads: bool = False) -> None:
         self.command = command
         self.as_json = as_json
         self.quiet = quiet
         self.progress: Progress = Silent() if quiet else Bar() if sys.stderr.isatty() else Lines()
         self._stdout, self._python_stdout = -1, sys.stdout
         self._code = 0
+        if loads:
+            self.loading()
 
     def __enter__(self) -> Conversation:
         if self.as_json:  # libraries print, some from C: only the one object may reach the real stdout
@@ -38,6 +41,11 @@ class Conversation:
             os.dup2(2, 1)
             sys.stdout = sys.stderr
         return self
+
+    def loading(self) -> None:
+        """Say on a terminal why nothing happens for some seconds: the command is about to import torch and MONAI."""
+        if isinstance(self.progress, Bar):
+            self.progress.say(f"{self.command}: loading torch and MONAI")
 
     def done(self, lines: Iterable[str], result: Mapping[str, Any], next: str, code: int = 0) -> None:
         """Give the answer. No lines: another process of the same job speaks. code: what the command returns."""

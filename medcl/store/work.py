@@ -25,6 +25,8 @@ from medcl.store.resample import keep_small_labels, nearest_on_grid
 from medcl.store.standard import BAD_SCAN, Prepared, Refused, as_integers, prepare_volume
 
 ARRAYS = "arrays"
+# Raised whenever the same scan and recipe become other voxels. 2: body crops of CT reach the body's low side.
+_PREPARATION = 2
 # Manifests of an earlier medcl have no `geometry_hash`: spacing, shape and orientation say less, but most of it.
 _DECIDING = ("pixel_hash", "geometry_hash", "shape", "spacing_mm", "orientation", "units", "modality", "kind")
 
@@ -48,8 +50,8 @@ class Context:
 
 
 def scan_hash(said: Mapping[Any, Any]) -> str:
-    """Names all in a manifest's row that decides what a volume becomes: a scan is prepared again where this differs."""
-    found = [np.asarray(said[name]).tolist() for name in _DECIDING if name in said]
+    """Names all that decides what a manifest's row becomes, the way of preparing included: where it differs, it is prepared again."""
+    found = [_PREPARATION, *(np.asarray(said[name]).tolist() for name in _DECIDING if name in said)]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 

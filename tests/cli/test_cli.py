@@ -67,6 +67,15 @@ def test_help_is_light():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("given", [("pretrain", "nowhere.yaml"), ("evaluate", "nowhere.yaml"), ("pretrain", "empty.yaml", "steps")])
+def test_a_mistyped_line_is_refused_before_anything_slow_is_loaded(given, tmp_path):
+    (tmp_path / "empty.yaml").write_text("{}")
+    code = "import sys; from medcl.cli import main\ntry: main()\nfinally: print({'torch', 'monai'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "set()\n"), result.stderr
+    assert given[-1] in result.stderr
+
+
 @pytest.mark.parametrize(("said", "turns"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")])
 def test_waiting_threads_sleep_soon_unless_told_otherwise(said, turns):
     script = "import os, sys\nfrom medcl.cli import main\ntry:\n    main()\nfinally:\n    print(os.environ.get('GOMP_SPINCOUNT'))"

@@ -117,6 +117,17 @@ def test_plain_answer_ends_with_what_to_do_next_and_quiet_says_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_person_is_told_what_takes_seconds_and_a_log_is_not(capsys, monkeypatch):
+    Conversation("embed", False, quiet=False, loads=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    Conversation("embed", False, quiet=True, loads=True)
+    Conversation("preview", False, quiet=False)
+    assert capsys.readouterr().err == ""
+    Conversation("embed", False, quiet=False, loads=True)
+    assert capsys.readouterr().err == "embed: loading torch and MONAI\n"
+
+
 def test_processes_without_lines_stay_silent(capfd):
     with Conversation("pretrain", True, quiet=False) as talk:
         talk.done([], {"run": "x"}, next="y")

@@ -228,6 +228,14 @@ def test_a_store_follows_its_data_where_nothing_can_stay(tmp_path: Path) -> None
     assert "scan_hash" in VolumeStore(tmp_path / "store").index
 
 
+def test_a_volume_that_was_prepared_in_another_way_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(made(3), tmp_path / "store")
+    before = VolumeStore(tmp_path / "store").index["file"].tolist()
+    monkeypatch.setattr("medcl.store.work._PREPARATION", 0)
+    prepare_data(made(3), "changed", tmp_path / "store", CT, jobs=1, progress=Silent())
+    assert not {*before} & {*VolumeStore(tmp_path / "store").index["file"]}
+
+
 def test_masks_are_done_again_and_other_data_are_refused(tmp_path: Path) -> None:
     data = made()
     prepared(data, tmp_path / "store")
