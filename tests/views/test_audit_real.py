@@ -124,6 +124,17 @@ def test_built_in_policies_keep_within_their_bounds(name: str, real_store: Calla
 
 
 @pytest.mark.parametrize("name", sorted(SETS))
+def test_a_bound_of_drift_holds_whatever_steps_meet_in_a_view(name: str, real_store: Callable[[str], VolumeStore]) -> None:
+    """At their strongest and all at once: a preview may not end well or badly by luck."""
+    modality, size = SETS[name]
+    strong = ViewMaker(ViewsConfig(policy=modality, size=size, strength="strong"), BUILT_IN[modality])
+    at_once = tuple(step.model_copy(update={"probability": 1.0}) if step.stage == "intensity" else step for step in strong.policy.steps)
+    maker = ViewMaker(strong.config, strong.recipe, policy=strong.policy.model_copy(update={"steps": at_once}))
+    for seed in range(3):
+        assert [found for found in measure(real_store(name), maker, seed=seed)[1] if "mean" in found.figure] == []
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
 def test_a_flip_is_caught(name: str, real_store: Callable[[str], VolumeStore], planted: Callable[..., ViewMaker]) -> None:
     maker = planted(name, f"{crop_of(name)}, {{name: flip_left_right}}")
     figures, breaches = measure(real_store(name), maker)
