@@ -82,10 +82,12 @@ def neighbour_sheet(
 def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, rows: np.ndarray) -> None:
     """Put a small grey picture of every case shown into a sheet: the whole field, of volumes the middle axial slice.
 
-    rows: the store's row of every case.
+    rows: the store's row of every case. A scan that may have text burned in gets no picture.
     """
     for case in sheet["label"]:
-        put_picture(sheet, int(case), _picture(store, maker, int(rows[int(case)])))
+        row = int(rows[int(case)])
+        if not store.may_hold_text(row):
+            put_picture(sheet, int(case), _picture(store, maker, row))
 
 
 def _picture(store: VolumeStore, maker: ViewMaker, row: int) -> np.ndarray:
@@ -94,7 +96,10 @@ def _picture(store: VolumeStore, maker: ViewMaker, row: int) -> np.ndarray:
 
 
 def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
-    """What `closeup.json` holds: see `look_closer`; with small pictures of the hardest cases, and no key of any of them."""
+    """What `closeup.json` holds: see `look_closer`; with small pictures of the hardest cases, and no key of any of them.
+
+    A scan that may have text burned in gets no picture.
+    """
     first, test = study.inits[0], study.draws.test
     rows = study.cases.rows_of(first.store)
     groupings = groupings_of(first.store, rows[test], getattr(study.config.task, "label", ""))
@@ -103,6 +108,8 @@ def study_closeup(study: OpenStudy, fits: Sequence[Fit]) -> dict[str, Any]:
     sheet: dict[str, Any] = {"side": SIDE if outlined else THUMBNAIL, "pictures": {}}
     for found in content.get("hardest", ()):
         row = int(rows[test[found["case"]]])
+        if first.store.may_hold_text(row):
+            continue
         if outlined:
             picture, found["outlines"] = _outlines(study, outlined, found["case"], row)
         else:

@@ -140,7 +140,7 @@ def _facts(fields: Fields) -> dict[str, Any]:
         "suv_factor": suv_factor(fields) if _modality(fields) == "PT" else None,
         "inverse": fields.text("PresentationLUTShape").upper() == "INVERSE",
         "padding": fields.whole("PixelPaddingValue") if fields.has("PixelPaddingValue") else None,
-        "burned_in": fields.text("BurnedInAnnotation").upper() == "YES",
+        "burned_in": _says_burned_in(fields),
     }
 
 
@@ -162,6 +162,10 @@ def _age(fields: Fields) -> float | None:
     return None
 
 
+def _says_burned_in(fields: Fields) -> bool:
+    return fields.text("BurnedInAnnotation").upper() == "YES"
+
+
 def _flags(fields: Fields) -> tuple[str, ...]:
     flags = []
     if fields.text("LossyImageCompression") == "01":
@@ -170,6 +174,8 @@ def _flags(fields: Fields) -> tuple[str, ...]:
         flags.append("for_processing")
     if not fields.text("PatientID"):
         flags.append("no_patient_id")
+    if _says_burned_in(fields):
+        flags.append("text_burned_in")
     return tuple(flags)
 
 

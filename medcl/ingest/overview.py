@@ -15,6 +15,7 @@ from medcl.foundation import geometry
 from medcl.foundation.pages import render_page
 from medcl.foundation.progress import Progress
 from medcl.foundation.types import Volume
+from medcl.ingest.doubts import DOUBTS, may_hold_text
 from medcl.ingest.ledger import REASONS, LedgerEntry
 from medcl.ingest.manifest import says_spacing
 from medcl.ingest.readers import read_again
@@ -44,7 +45,7 @@ def overview_page(rows: Rows, entries: Iterable[LedgerEntry], numbers: Mapping[s
             _modality(name, [(place, row) for place, row in enumerate(rows) if row["modality"] == name], pictures) for name in modalities
         ],
         reasons=_reasons(entries),
-        flags=sorted(flags.items(), key=lambda pair: (-pair[1], pair[0])),
+        flags=[(flag, count, DOUBTS.get(flag, "")) for flag, count in sorted(flags.items(), key=lambda pair: (-pair[1], pair[0]))],
         thumbnails=len(pictures),
     )
 
@@ -59,7 +60,7 @@ def thumbnails(
     """
     chosen: list[int] = []
     for modality in dict.fromkeys(row["modality"] for row in rows):
-        fit = [at for at, row in enumerate(rows) if row["modality"] == modality and not any("burned" in flag for flag in row["flags"])]
+        fit = [at for at, row in enumerate(rows) if row["modality"] == modality and not may_hold_text(row["flags"])]
         chosen += fit[:: max(1, -(-len(fit) // PER_MODALITY))]
     sources = [scans[place].source for place in chosen]
     with Workers(jobs, most_bytes, dask) as workers:

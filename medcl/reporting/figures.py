@@ -272,6 +272,14 @@ def css_colour(colour: str) -> str:
     return f"var(--{_VARIABLES[colour]})" if colour in _VARIABLES else colour
 
 
+def not_shown() -> str:
+    """A data URI of a crossed square, in the place of a picture that no page may show."""
+    square = np.full((72, 72), 96, np.uint8)
+    np.fill_diagonal(square, 160)
+    np.fill_diagonal(square[:, ::-1], 160)
+    return picture_uri(square)
+
+
 def picture_uri(pixels: np.ndarray) -> str:
     """A data URI of a small grey picture; pixels: (rows, columns) uint8."""
     import base64

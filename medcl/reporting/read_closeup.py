@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from medcl.evaluation.fits import unpack
 from medcl.evaluation.summary import MODE_WORDS, percent
-from medcl.reporting.figures import as_file, colour_of, css_colour, draw_agreement, draw_outlines, draw_reliability, picture_uri, to_svg
+from medcl.reporting.figures import (
+    as_file,
+    colour_of,
+    css_colour,
+    draw_agreement,
+    draw_outlines,
+    draw_reliability,
+    not_shown,
+    picture_uri,
+    to_svg,
+)
 from medcl.reporting.read_study import METRIC_WORDS, Study, colours, interval, number, thumbnails
 
 if TYPE_CHECKING:
@@ -183,10 +193,15 @@ def _hardest(study: Study) -> list[dict[str, Any]]:
     closeup, chosen = study.closeup, colours(study)
     if not closeup.get("pictures"):
         return []
-    pictures = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}
+    pictures, crossed = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}, not_shown()
     drawn = outline_figures(study)
     return [
-        {"uri": pictures[str(found["case"])], **_truth(study, found["truth"]), "said": list(_said(found["inits"], chosen))}
+        {
+            "uri": pictures.get(str(found["case"]), crossed),
+            "hidden": str(found["case"]) not in pictures,
+            **_truth(study, found["truth"]),
+            "said": list(_said(found["inits"], chosen)),
+        }
         | {"svg": to_svg(drawn[name], "truth and outlines on one slice") if (name := f"hardest_{place}") in drawn else ""}
         for place, found in enumerate(closeup["hardest"], start=1)
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from medcl.reporting.figures import as_file, colour_of, css_colour, draw_map, picture_uri, to_svg
+from medcl.reporting.figures import as_file, colour_of, css_colour, draw_map, not_shown, picture_uri, to_svg
 from medcl.reporting.read_study import Study, thumbnails
 
 if TYPE_CHECKING:
@@ -59,16 +60,18 @@ def neighbours(study: Study) -> list[dict[str, Any]]:
     sheet = study.neighbours
     if not sheet or not sheet["pictures"]:
         return []
-    pictures = {row: picture_uri(pixels) for row, pixels in thumbnails(sheet).items()}
+    pictures, crossed = {row: picture_uri(pixels) for row, pixels in thumbnails(sheet).items()}, not_shown()
     values = sheet.get("values", study.facts["task"]["classes"])
 
     def cell(row: int) -> dict[str, Any]:
         label = sheet["label"][str(row)]
-        return {"uri": pictures[str(row)], "label": values[label] if label >= 0 else _UNKNOWN, "colour": css_colour(colour_of(1 + label))}
+        words = values[label] if label >= 0 else _UNKNOWN
+        return {"uri": pictures.get(str(row), crossed), "label": words, "colour": css_colour(colour_of(1 + label))}
 
     return [
         {
             "name": name,
+            "hides": any(str(row) not in pictures for row in (*sheet["queries"], *chain(*lists))),
             "rows": [
                 {"query": cell(query), "found": [cell(row) for row in rows]} for query, rows in zip(sheet["queries"], lists, strict=True)
             ],

@@ -12,6 +12,7 @@ from medcl.foundation.config import load
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import read_card
 from medcl.foundation.types import Volume
+from medcl.ingest.doubts import may_hold_text
 from medcl.ingest.manifest import read_parquet
 from medcl.store.arrays import ArrayReader, Box
 from medcl.store.recipe import Recipe
@@ -95,6 +96,10 @@ class VolumeStore:
     def scaling(self, row: int) -> tuple[float, float]:
         """(slope, intercept): stored value = integer * slope + intercept."""
         return self._columns["slope"][row], self._columns["intercept"][row]
+
+    def may_hold_text(self, row: int) -> bool:
+        """Whether ingest suspects text in the pixels, and a name may be in it: no page shows such a scan."""
+        return "flags" in self.index and may_hold_text(self.index["flags"].iat[row])
 
     def has_mask(self, row: int) -> bool:
         """Whether a mask belongs to the volume."""

@@ -29,6 +29,7 @@ def preview(
 ) -> dict[str, Any]:
     """Draw views of `count` items for a person, and measure those of 64: contact_sheet.png, index.html, audit.json.
 
+    A scan that may have text burned in is measured and not drawn.
     Returns the content of audit.json. Raises DataError naming the step where a bound of the policy is breached; the
     files are written all the same.
     """
@@ -41,10 +42,11 @@ def preview(
         "figures": figures,
         "breaches": [asdict(found) for found in breaches],
     }
-    sheet = contact_sheet(store, maker, spread_rows(len(store), count), seed)
+    shown = [row for row in range(len(store)) if not store.may_hold_text(row)]
+    sheet = contact_sheet(store, maker, [shown[place] for place in spread_rows(len(shown), count)], seed)
     write_whole(out / SHEET, lambda partial: sheet.save(partial, format="PNG"))
     write_json(out / AUDIT, result)
-    write_text(out / PAGE, _page(maker, result, breaches, (out / SHEET).read_bytes()))
+    write_text(out / PAGE, _page(maker, result, breaches, (out / SHEET).read_bytes(), len(store) - len(shown)))
     if breaches:
         raise DataError(
             "\n".join([*(str(found) for found in breaches), f"see {out / PAGE}; change the step, or its bound in the policy's audit"])
@@ -91,8 +93,8 @@ th { font-weight: 600; border-bottom: 1px solid #c9ced6; } tr + tr td { border-t
 """
 
 
-def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], picture: bytes) -> str:
-    """One file that needs nothing else and asks nobody for anything."""
+def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], picture: bytes, hidden: int) -> str:
+    """One file that needs nothing else and asks nobody for anything. hidden: scans that may not be shown."""
     image = base64.b64encode(picture).decode()
     verdict = (
         "".join(f'<p class="bad">{html.escape(str(found))}</p>' for found in breaches)
@@ -102,6 +104,9 @@ def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], 
     size = " x ".join(str(length) for length in maker.config.size)
     small = maker.config.local
     local = f", {small.count} local ones of {' x '.join(str(length) for length in small.size)}" if small else ""
+    unseen = (
+        f'<p class="faint">{hidden} scans may have text burned in, and a name in it: they are measured and not shown.</p>' if hidden else ""
+    )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -114,7 +119,7 @@ seed {result["seed"]}; {result["figures"]["pairs"]} pairs measured.</p>
 <div class="columns"><div><h2>Measured</h2>{_table(("", "least", "mean", "most", "allowed"), _figure_rows(maker, result["figures"]))}</div>
 <div><h2>Steps, in their order</h2>{_table(("step", "probability", "settings"), _step_rows(maker))}</div></div>
 <h2>Change of values by tissue ({html.escape(_unit(maker))})</h2>{_drift(maker, result["figures"]["drift"])}
-<h2>Contact sheet</h2><div class="wide"><img alt="Originals, two views of each, and what intensity steps changed"
+<h2>Contact sheet</h2>{unseen}<div class="wide"><img alt="Originals, two views of each, and what intensity steps changed"
 src="data:image/png;base64,{image}"></div>
 </body></html>
 """

@@ -50,7 +50,10 @@ def picture(rng: np.random.Generator, label: int) -> Volume:
 
 
 def picture_store(folder: Path, patients: int = 60) -> VolumeStore:
-    """Two pictures for each patient; `blob` is to be seen, `device` is not and is unknown for some, `contrast` is a number."""
+    """Two pictures for each patient, every third seems to have text; `blob` is to be seen.
+
+    `device` is not to be seen and is unknown for some, `contrast` is a number.
+    """
     rng = np.random.default_rng(3)
     volumes = {f"v{number:03d}": picture(rng, number // 2 % 2) for number in range(2 * patients)}
     labels = pd.DataFrame({"volume_id": list(volumes), "blob": [float(number // 2 % 2) for number in range(2 * patients)]})
@@ -64,7 +67,7 @@ def picture_store(folder: Path, patients: int = 60) -> VolumeStore:
             "text": [f"There is {WORDS[number % 8]} number {number}. Nothing else is seen." for number in range(2 * patients)],
         }
     )
-    data = MadeData(volumes, labels=labels, reports=reports)
+    data = MadeData(volumes, labels=labels, reports=reports, flags={volume: ["text_suspected"] for volume in list(volumes)[::3]})
     data.manifest["report_id"] = reports["report_id"]
     prepare_data(data, "hash", folder, BUILT_IN["xray"], jobs=1, progress=Silent())
     return VolumeStore(folder)

@@ -47,8 +47,21 @@ def test_folder_is_whole(finished: Path) -> None:
         pd.read_csv(finished / "splits.csv")["volume_id"]
     )
     closeup = json.loads((finished / "closeup.json").read_text())
-    assert closeup["mode"] == "finetune" and len(closeup["hardest"]) == len(closeup["pictures"]) == 8
+    assert closeup["mode"] == "finetune" and len(closeup["hardest"]) == 8
     assert [point["fraction"] for point in closeup["points"]] == [0.2, 1.0]
+
+
+def test_no_scan_that_may_hold_text_is_shown(finished: Path, pictures: VolumeStore) -> None:
+    """By the flag that ingest writes: a name may be in the pixels, and a page is shown around."""
+    splits = pd.read_csv(finished / "splits.csv")
+    flagged = set(pictures.index["volume_id"][[pictures.may_hold_text(row) for row in range(len(pictures))]])
+    near, closeup = (json.loads((finished / name).read_text()) for name in ("neighbours.json", "closeup.json"))
+    test = splits[splits["split"] == "test"]["volume_id"].tolist()
+    for asked, shown, volumes in (
+        (near["label"], near["pictures"], splits["volume_id"].tolist()),
+        ([str(found["case"]) for found in closeup["hardest"]], closeup["pictures"], test),
+    ):
+        assert set(shown) == {case for case in asked if volumes[int(case)] not in flagged} and 0 < len(shown) < len(asked)
 
 
 def test_labelled_patients_are_the_same_for_all_and_never_tested(finished: Path) -> None:

@@ -13,12 +13,15 @@ import pytest
 from PIL import Image
 
 from medcl.foundation.types import Volume
+from medcl.ingest.doubts import DOUBTS
 from medcl.ingest.ledger import LedgerEntry
 from medcl.ingest.overview import PER_MODALITY, middle_slice, overview_page, thumbnails
 from medcl.ingest.run import ingest
 from medcl.ingest.settings import IngestConfig
 from tests.ingest.scanner import CANARY, change_to, phantom, series
+from tests.ingest.test_burned_in import chest
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -58,12 +61,13 @@ def test_what_comes_from_outside_is_text() -> None:
     assert "<script" not in page and page.count("&lt;script&gt;") == 3
 
 
-def test_scans_with_text_burned_in_are_not_shown_and_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("flag", ["text_suspected", "text_burned_in"])
+def test_scans_with_text_burned_in_are_not_shown_and_few_are(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class One:
         source = "a source"
 
     monkeypatch.setattr("medcl.ingest.overview.thumbnail", lambda source, config: f"data:{source}")
-    rows = [row(flags=["burned_in_suspect"] if place % 2 else []) for place in range(100)]
+    rows = [row(flags=[flag] if place % 2 else []) for place in range(100)]
 
     class Quiet:
         def track(self, items, total: int, what: str, done: int = 0):
@@ -71,6 +75,26 @@ def test_scans_with_text_burned_in_are_not_shown_and_few_are(monkeypatch: pytest
 
     found = thumbnails([One()] * 100, rows, IngestConfig(), 0, 0, None, Quiet())  # type: ignore[arg-type]
     assert 6 <= len(found) <= PER_MODALITY and all(place % 2 == 0 for place in found)
+
+
+def test_what_ingest_itself_suspects_of_text_is_not_shown(tmp_path: Path) -> None:
+    for name, text in (("plain", "L"), ("named", "DOE JOHN 1961")):
+        Image.fromarray(chest(text)[:, :, 0].T).save(tmp_path / f"{name}.png")
+    ingest(tmp_path, tmp_path / "out", settings=IngestConfig(modality="xray"), jobs=0)
+    page = (tmp_path / "out" / "overview.html").read_text()
+    assert page.count("data:image") == 1 and DOUBTS["text_suspected"] in page
+    series(tmp_path / "ct", phantom(8, 40, 40), patient="1", change=change_to(BurnedInAnnotation="YES"))
+    ingest(tmp_path / "ct", tmp_path / "kept", settings=IngestConfig(keep_burned_in=True), jobs=0)
+    page = (tmp_path / "kept" / "overview.html").read_text()
+    assert "data:image" not in page and "text_burned_in" in page
+
+
+def test_every_flag_that_a_reader_raises_has_its_meaning() -> None:
+    """Readers write each in a line that speaks of flags; what else is written in such lines is named here."""
+    readers = [path for path in (ROOT / "medcl" / "ingest").glob("*.py") if path.name not in ("doubts.py", "manifest.py")]
+    lines = [line for path in readers for line in path.read_text().splitlines() if "flags" in line]
+    raised = {word for line in lines for word in re.findall(r'"([a-z]+_[a-z_0-9]+)"', line)}
+    assert raised - {"normal_and_nearly_the_same", "age_years", "body_part"} <= set(DOUBTS) and len(raised) > 15
 
 
 def test_the_patient_s_right_is_on_the_left_and_the_front_on_top() -> None:

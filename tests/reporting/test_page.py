@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from medcl.foundation.errors import UserError
+from medcl.reporting.figures import not_shown
 from medcl.reporting.page import write_report, write_study_page
 from medcl.reporting.read_runs import headline_of, read_run
 from medcl.reporting.read_study import metric_words
@@ -109,6 +110,22 @@ def test_closeup_shows_calibration_classes_confusion_groups_and_cases(study: Pat
     assert "with twice the labels" in words and "Large dots are means" in words
     keys = {f"p{case:03d}" for case in range(120)}
     assert not keys & set(words.split()), "no case is named"
+
+
+def test_a_crossed_square_stands_for_what_may_not_be_shown(tmp_path: Path) -> None:
+    """As a study leaves it whose scans may hold text: without their pictures."""
+    study = write_made_study(tmp_path / "study", **SMALL)
+    write_study_page(study)
+    before = (study / "page.html").read_text()
+    for name in ("neighbours", "closeup"):
+        content = json.loads((study / f"{name}.json").read_text())
+        content["pictures"].pop(next(iter(content["pictures"])))
+        (study / f"{name}.json").write_text(json.dumps(content))
+    write_study_page(study)
+    page = (study / "page.html").read_text()
+    assert page.count("A crossed square") == 2 and page.count(not_shown()) >= 2
+    assert "A crossed square" not in before and not_shown() not in before
+    assert page.count("<img") == before.count("<img")
 
 
 def test_page_of_a_study_made_before_the_closeup_still_opens(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class MadeData:
     masks: dict[str, Volume] = field(default_factory=dict)
     labels: pd.DataFrame | None = None
     reports: pd.DataFrame | None = None
+    flags: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
@@ -39,6 +40,7 @@ class MadeData:
                 "sex": "F",
                 "report_id": "",
                 "split": "",
+                "flags": self.flags.get(key, []),
                 "pixel_hash": hashlib.sha256(volume.array.tobytes()).hexdigest()[:16],
             }
             for number, (key, volume) in enumerate(self.volumes.items())

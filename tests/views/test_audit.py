@@ -13,7 +13,7 @@ import pytest
 from medcl.foundation.errors import DataError
 from medcl.store.recipe import BUILT_IN
 from medcl.store.volume_store import VolumeStore
-from medcl.views import batched, filters
+from medcl.views import audit, batched, filters
 from medcl.views.audit import preview
 from medcl.views.batched import ViewMaker
 from medcl.views.intensity import hidden_box
@@ -51,6 +51,21 @@ def test_the_same_twice(made_store: Stores, tmp_path: Path) -> None:
         preview(made_store("ct"), maker_for("ct"), tmp_path / out, count=2)
     for name in ("audit.json", "contact_sheet.png", "index.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_scans_that_may_hold_text_are_measured_and_not_drawn(made_store: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, maker = made_store("xray"), maker_for("xray")
+    preview(store, maker, tmp_path / "all")
+    flagged: set[int] = set()
+    monkeypatch.setattr(VolumeStore, "may_hold_text", lambda self, row: row in flagged)
+    drawn: list[list[int]] = []
+    keep = audit.contact_sheet
+    monkeypatch.setattr(audit, "contact_sheet", lambda store, maker, rows, seed: drawn.append(list(rows)) or keep(store, maker, rows, seed))
+    for flagged in ({0, 2}, {0, 1, 2, 3}):
+        preview(store, maker, tmp_path / "some")
+        assert drawn.pop() == sorted({0, 1, 2, 3} - flagged)
+        assert f"{len(flagged)} scans may have text burned in" in (tmp_path / "some" / "index.html").read_text()
+        assert json.loads((tmp_path / "some" / "audit.json").read_text()) == json.loads((tmp_path / "all" / "audit.json").read_text())
 
 
 def test_page_is_one_file_that_asks_nobody(made_store: Stores, tmp_path: Path) -> None:
