@@ -105,7 +105,9 @@ def _page(maker: ViewMaker, result: dict[str, Any], breaches: Sequence[Breach], 
     small = maker.config.local
     local = f", {small.count} local ones of {' x '.join(str(length) for length in small.size)}" if small else ""
     unseen = (
-        f'<p class="faint">{hidden} scans may have text burned in, and a name in it: they are measured and not shown.</p>' if hidden else ""
+        f'<p class="faint">Measured and not shown, since text may be burned in and a name in it: {hidden} of the scans.</p>'
+        if hidden
+        else ""
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">

@@ -64,7 +64,7 @@ def test_scans_that_may_hold_text_are_measured_and_not_drawn(made_store: Stores,
     for flagged in ({0, 2}, {0, 1, 2, 3}):
         preview(store, maker, tmp_path / "some")
         assert drawn.pop() == sorted({0, 1, 2, 3} - flagged)
-        assert f"{len(flagged)} scans may have text burned in" in (tmp_path / "some" / "index.html").read_text()
+        assert f"a name in it: {len(flagged)} of the scans" in (tmp_path / "some" / "index.html").read_text()
         assert json.loads((tmp_path / "some" / "audit.json").read_text()) == json.loads((tmp_path / "all" / "audit.json").read_text())
 
 
