@@ -217,7 +217,8 @@ def _read(name: str) -> Policy:
         with resources.as_file(_folder() / f"{name}.yaml") as path:
             return load(Policy, path)
     if not Path(name).is_file():
-        raise UserError(f"views.policy '{name}': neither a built-in policy ({', '.join(built_in_policies())}) nor a file")
+        known = ", ".join(built_in_policies())
+        raise UserError(f"views.policy '{name}': neither a built-in policy ({known}) nor a file, seen from {Path.cwd()}")
     return load(Policy, name)
 
 
