@@ -14,6 +14,7 @@ from torch import Tensor
 from medcl.evaluation.fits import basis_of
 from medcl.evaluation.initialisations import Initialisation, PixelEncoder
 from medcl.evaluation.study_data import hash_of_store
+from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import write_bytes
 from medcl.foundation.geometry import rows_and_columns
 from medcl.foundation.progress import Progress, Silent
@@ -39,7 +40,8 @@ def embed_rows(
 ) -> np.ndarray:
     """What a network says of every row: (rows, dim) float32, the mean over the row's windows, un-augmented.
 
-    windows: row -> its windows. The network is run in inference mode.
+    windows: row -> its windows. The network is run in inference mode. Raises UserError or DataError where what it says is not finite:
+    every score of such numbers would be an accident of the order of the rows.
     """
     sums: np.ndarray | None = None
     counts = np.zeros(len(rows), dtype=np.int64)
@@ -51,7 +53,20 @@ def embed_rows(
             np.add.at(sums, owners, said.astype(np.float64))
             np.add.at(counts, owners, 1)
     assert sums is not None
-    return (sums / counts[:, None]).astype(np.float32)
+    found = (sums / counts[:, None]).astype(np.float32)
+    _refuse_what_is_not_finite(found, np.asarray(rows))
+    return found
+
+
+def _refuse_what_is_not_finite(found: np.ndarray, rows: np.ndarray) -> None:
+    bad = rows[~np.isfinite(found).all(1)]
+    if len(bad) == len(rows):
+        raise UserError(
+            "what the network says is not finite for any scan: its weights are not, or it diverged; check the init's weights, or lower "
+            "finetune.learning_rates"
+        )
+    if len(bad):
+        raise DataError(f"what the network says of store rows {bad[:10].tolist()} is not finite; run `medcl preview` on the store")
 
 
 def training_windows(maker: ViewMaker, store: VolumeStore) -> Callable[[int], list[ViewParameters]]:

@@ -105,14 +105,14 @@ def retrieve(images: np.ndarray, texts: np.ndarray, text_of: np.ndarray, first: 
     """Recall among the first k. images: (n, dim), texts: (m, dim), all different; text_of: (n,) the text of every image.
 
     Image to text: the image's own report is among the first k texts. Text to image: some image of the report is among
-    the first k images. Equal similarities count against the model. Chance is that of a random order.
+    the first k images. Equal similarities count against the model, and so does one that is not a number. Chance is that of a random order.
     """
     similarity = unit_length(images) @ unit_length(texts).T
     own = similarity[np.arange(len(images)), text_of]
-    rank_of_text = (similarity >= own[:, None]).sum(1) - 1
+    rank_of_text = (~(similarity < own[:, None])).sum(1) - 1
     best = np.array([similarity[text_of == text, text].max() if (text_of == text).any() else np.inf for text in range(len(texts))])
     of_report = text_of[:, None] == np.arange(len(texts))[None, :]
-    rank_of_image = (np.where(of_report, -np.inf, similarity) >= best[None, :]).sum(0)[text_of]
+    rank_of_image = (~(np.where(of_report, -np.inf, similarity) < best[None, :])).sum(0)[text_of]
     names, columns, chance = [], [], {}
     images_of = np.bincount(text_of, minlength=len(texts))[text_of]
     for direction, ranks in (("image_to_text", rank_of_text), ("text_to_image", rank_of_image)):

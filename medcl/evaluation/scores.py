@@ -171,8 +171,10 @@ def ranking(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tup
     """Areas under the ROC and the precision-recall curve, each (rows,).
 
     The first is the chance that a positive case scores above a negative one, ties counting half; the second is average
-    precision: steps, no interpolation.
+    precision: steps, no interpolation. NaN where a score is: it has no place in any order.
     """
+    if np.isnan(score).any():
+        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
     order = np.argsort(-score, kind="stable")
     ordered = score[order]
     last_of_tie = np.concatenate([ordered[1:] != ordered[:-1], [True]])

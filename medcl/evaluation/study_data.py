@@ -19,6 +19,7 @@ from medcl.evaluation.targets import Target
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, write_text
 from medcl.foundation.progress import Progress
+from medcl.loading.texts import report_of_rows, sentences
 from medcl.store.prepare import prepare
 from medcl.store.recipe import Recipe, recipe_hash
 from medcl.store.volume_store import VolumeStore
@@ -227,9 +228,8 @@ def _words_of_rows(store: VolumeStore, task: Any) -> dict[str, tuple[str, ...]]:
         return dict(zip(volumes, zip(*columns, strict=True), strict=True))
     if task.name == "segmentation":
         return {volume: ("outlined",) if store.has_mask(row) else ("",) for row, volume in enumerate(volumes)}
-    known = set() if store.reports is None else set(store.reports["report_id"])
-    reports = store.index["report_id"]
-    return {volume: ("paired",) if report in known else ("",) for volume, report in zip(volumes, reports, strict=True)}
+    texts = [""] * len(volumes) if store.reports is None else report_of_rows(store.index, store.reports)
+    return {volume: ("paired",) if sentences(text) else ("",) for volume, text in zip(volumes, texts, strict=True)}
 
 
 def label_words(index: pd.DataFrame, labels: pd.DataFrame | None, label: str) -> list[str]:

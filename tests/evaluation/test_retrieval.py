@@ -35,6 +35,14 @@ def test_perfect_and_hopeless() -> None:
     assert same.measured.values.max() == 0, "a collapsed model retrieves nothing, whatever the order of the rows"
 
 
+def test_what_is_no_number_is_never_found() -> None:
+    images, texts = np.eye(6), np.eye(6)
+    images[2], texts[4] = np.nan, np.nan
+    values = retrieve(images, texts, np.arange(6), first=(1,)).measured.values
+    assert values[[2, 4]].max() == 0
+    assert retrieve(np.full((6, 6), np.nan), np.eye(6), np.arange(6)).measured.values[:, [0, 3]].max() == 0
+
+
 def test_chance_equals_enumeration() -> None:
     text_of = np.array([0, 0, 1, 2, 2, 2])
     found = retrieve(np.eye(6), np.eye(6)[:3], text_of, first=(2,))

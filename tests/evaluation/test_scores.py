@@ -70,6 +70,12 @@ def test_a_class_without_cases_is_undefined_and_a_constant_score_is_chance() -> 
     assert ranking(np.zeros(4), np.array([1, 0, 1, 0], bool), np.ones((1, 4)))[0][0] == 0.5
 
 
+def test_a_score_that_is_no_number_leaves_the_ranking_undefined() -> None:
+    """Sorted as they come, positives first, such scores would be a perfect ranking."""
+    for areas in ranking(np.full(4, np.nan), np.array([1, 1, 0, 0], bool), np.ones((2, 4))):
+        assert np.isnan(areas).tolist() == [True, True]
+
+
 def test_measurements_are_weighted_means_that_leave_gaps_out() -> None:
     measured = Measured(("dice", "hd95_mm"), np.array([[0.5, 2.0], [1.0, np.nan], [0.0, 4.0]]))
     answer = score_measured(measured, np.array([[1.0, 1.0, 0.0], [0.0, 2.0, 0.0]]))

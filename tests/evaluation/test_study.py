@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 from medcl.evaluation import study as studies
 from medcl.evaluation.embed import embed_rows, training_windows
+from medcl.evaluation.settings import RetrievalTask
 from medcl.evaluation.study import run_study
-from medcl.evaluation.study_data import label_words
+from medcl.evaluation.study_data import label_words, study_cases
 from medcl.export.backbone import load_backbone
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Volume
@@ -199,6 +201,24 @@ def test_embedding_is_that_of_the_backbone(pictures: VolumeStore, backbone: Path
         volume: Volume = pictures.read(row)
         display = Volume((volume.array * 255).round().astype(np.uint8), volume.affine, "xray", "display", "picture")
         assert ours[place] == pytest.approx(loaded.embed(display).pooled[0].numpy(), abs=5e-2)
+
+
+def test_what_is_not_finite_is_refused_and_never_scored(pictures: VolumeStore, backbone: Path) -> None:
+    """A network that says NaN of everything would rank by the order of the rows."""
+    loaded = load_backbone(backbone)
+    windows = training_windows(loaded.views, pictures)
+    with pytest.raises(UserError, match="not finite for any scan"):
+        embed_rows(lambda images: loaded(images).pooled * np.nan, pictures, [5, 2], windows, loaded.views)
+    spoilt = iter([1.0, np.nan])
+    with pytest.raises(DataError, match=r"store rows \[2\]"):
+        embed_rows(lambda images: loaded(images).pooled * next(spoilt), pictures, [5, 2], windows, loaded.views, batch=1)
+
+
+def test_report_without_words_makes_no_pair(pictures: VolumeStore) -> None:
+    reports = pictures.reports
+    assert reports is not None
+    store = SimpleNamespace(index=pictures.index, reports=reports.assign(text=[" ", *reports["text"][1:]]))
+    assert len(study_cases([store], RetrievalTask())) == len(study_cases([pictures], RetrievalTask())) - 1  # pyright: ignore[reportArgumentType]
 
 
 def test_label_words_join_by_volume_or_patient(pictures: VolumeStore) -> None:
