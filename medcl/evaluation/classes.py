@@ -31,6 +31,11 @@ class Classes:
         """One for each class."""
         return None, tuple(f"class '{name}'" for name in self.names)
 
+    def lacks(self, part: np.ndarray) -> str:
+        """A class: none of its cases can be found, and the mean over the classes is undefined."""
+        missing = [name for number, name in enumerate(self.names) if number not in self.label[part]]
+        return f"a case of class '{missing[0]}'" if missing else ""
+
     def colourings(self) -> tuple[Colouring, ...]:
         """The classes."""
         return (Colouring("", self.names, self.label),)

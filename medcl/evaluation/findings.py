@@ -111,6 +111,12 @@ class Findings:
         membership = np.concatenate([self.label == 1, self.label == 0], axis=1)
         return membership, (*(f"'{name}'" for name in self.names), *(f"those without '{name}'" for name in self.names))
 
+    def lacks(self, part: np.ndarray) -> str:
+        """One finding at least that some have and others have not; findings without both are left out of the means."""
+        label = self.label[part]
+        both = (label == 1).any(0) & (label == 0).any(0)
+        return "" if both.any() else "cases with and cases without a finding, of any of them"
+
     def colourings(self) -> tuple[Colouring, ...]:
         """Whether there is any; then each finding."""
         present, known = self.label == 1, ~np.isnan(self.label)

@@ -107,10 +107,14 @@ def split_cases(cases: Cases, config: SplitConfig) -> Splits:
     _refuse_cut_patients(cases, parts)
     for part in ("train", "val", "test"):
         if not (parts == part).any():
-            raise DataError(
-                f"the {part} part is empty: {len(np.unique(cases.patient))} labelled patients are too few to split; label more scans"
-            )
+            raise DataError(f"the {part} part is empty: {_why_empty(cases, origin)}")
     return Splits(parts, origin)
+
+
+def _why_empty(cases: Cases, origin: str) -> str:
+    if origin.startswith("by patient"):
+        return f"{len(np.unique(cases.patient))} labelled patients are too few to split; label more scans"
+    return f"the split is {origin}, and none of the labelled cases is left for it; set split.source: seed, or correct the split column"
 
 
 def _by_seed(cases: Cases, config: SplitConfig) -> np.ndarray:

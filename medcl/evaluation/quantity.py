@@ -94,6 +94,10 @@ class Quantity:
         found = np.unique(quarter)
         return quarter[:, None] == found, tuple(QUARTERS[number] for number in found)
 
+    def lacks(self, part: np.ndarray) -> str:
+        """A second value."""
+        return "" if len(np.unique(self.label[part])) > 1 else "a second value: all its cases have the same one"
+
     def colourings(self) -> tuple[Colouring, ...]:
         """The quarters."""
         membership, words = self.groups()

@@ -173,8 +173,14 @@ def _number(label: str, word: str) -> float:
 
 
 def draw(cases: StudyCases, config: StudyConfig) -> Draws:
-    """Split, and draw every fraction. Raises DataError where every fraction is refused."""
+    """Split, and draw every fraction. Raises DataError where no score of the test part is defined, or every fraction is refused."""
     splits = split_cases(cases.cases, config.split)
+    lack = cases.target.lacks(splits.rows("test"))
+    if lack:
+        raise DataError(
+            f"the test part ({len(splits.rows('test'))} cases) lacks {lack}; without it scores are not defined: label more test "
+            "cases, or split otherwise (split.source, split.seed, split.test)"
+        )
     train = splits.rows("train")
     too_small = tuple(refused(cases.cases, train, config.fractions, config.draws, config.seed))
     fractions = tuple(fraction for fraction in config.fractions if fraction not in {refusal.fraction for refusal in too_small})

@@ -55,6 +55,10 @@ class Target(Protocol):
         """What draws are stratified by, and the words for it: see `Cases`."""
         ...
 
+    def lacks(self, part: np.ndarray) -> str:
+        """What these cases would need for a score of them to be defined, in words; empty where they have it."""
+        ...
+
     def colourings(self) -> tuple[Colouring, ...]:
         """What maps and sheets of the cases show; the first says most."""
         ...

@@ -126,3 +126,9 @@ def test_too_few_patients_to_split() -> None:
     cases = Cases(np.array(["a", "b"]), np.array([0, 1]), np.full(2, ""))
     with pytest.raises(DataError, match="too few to split"):
         split_cases(cases, SplitConfig())
+
+
+def test_part_that_the_official_split_leaves_empty_is_no_want_of_patients() -> None:
+    cases = Cases(np.array([f"p{n}" for n in range(80)]), np.arange(80) % 2, np.full(80, "test"))
+    with pytest.raises(DataError, match=r"train part is empty: the split is the data's own .* split.source: seed"):
+        split_cases(cases, SplitConfig())

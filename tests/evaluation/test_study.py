@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,8 +115,6 @@ def test_stopped_and_resumed_is_the_same(
 
 
 def test_other_budget_is_fitted_anew_but_embeddings_stay(pictures: VolumeStore, finished: Path, backbone: Path, tmp_path: Path) -> None:
-    import shutil
-
     out = tmp_path / "study"
     shutil.copytree(finished, out)
     before = {path.name: path.stat().st_mtime_ns for path in (out / "embeddings").iterdir()}
@@ -191,6 +190,20 @@ def test_store_of_another_recipe_is_refused(outlined: VolumeStore, backbone: Pat
 def test_every_fraction_refused_fails(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every fraction is refused"):
         run_study(study_config(pictures, backbone, fractions=[0.01, 0.02]), tmp_path / "study")
+
+
+def test_test_part_without_a_class_fails_before_the_first_fit(pictures: VolumeStore, tmp_path: Path) -> None:
+    """AUROC of one class is undefined; the study found out when everything was fitted, by a traceback."""
+    first = pictures.labels["volume_id"][:60].tolist()  # pyright: ignore[reportOptionalSubscript]
+    shutil.copytree(pictures.folder, tmp_path / "store")
+    index = pd.read_parquet(tmp_path / "store" / "index.parquet")
+    sick = index["volume_id"].map(dict(zip(pictures.labels["volume_id"], pictures.labels["blob"], strict=True))) == 1  # pyright: ignore[reportOptionalSubscript]
+    index["split"] = np.where(sick & index["volume_id"].isin(first), "test", "train")
+    index.to_parquet(tmp_path / "store" / "index.parquet")
+    config = study_config(VolumeStore(tmp_path / "store"), views={"policy": "xray", "size": [24, 24]})
+    with pytest.raises(DataError, match="lacks a case of class '0'"):
+        run_study(config, tmp_path / "study")
+    assert not (tmp_path / "study" / "fits").exists()
 
 
 def test_embedding_is_that_of_the_backbone(pictures: VolumeStore, backbone: Path) -> None:

@@ -169,6 +169,15 @@ def test_neighbours_and_probe_see_what_is_plain_to_see(target: Target) -> None:
         assert target.judge(said, rows, part)[0] > chance + 0.4
 
 
+def test_what_a_test_part_lacks_is_named() -> None:
+    classes = Classes(np.array([0, 1, 0, 2]), ("a", "b", "rare"))
+    assert classes.lacks(np.array([0, 1, 3])) == "" and "'rare'" in classes.lacks(np.array([0, 1, 2]))
+    findings = Findings(np.array([[1, np.nan], [1, np.nan], [0, 1]], dtype=np.float32), NAMES)
+    assert findings.lacks(np.arange(3)) == "" and "with and cases without" in findings.lacks(np.arange(2))
+    quantity = Quantity(np.array([2, 2, 3], dtype=np.float32))
+    assert quantity.lacks(np.arange(3)) == "" and "the same" in quantity.lacks(np.arange(2))
+
+
 def test_cases_are_coloured_by_what_the_task_asks() -> None:
     findings = Findings(np.array([[1, np.nan], [0, 0], [0, np.nan]], dtype=np.float32), ("a", "b"))
     some, first, second = findings.colourings()
