@@ -18,6 +18,7 @@ from medcl.evaluation.scores import Outlined
 from medcl.evaluation.study_data import Draws
 from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation import geometry
+from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.randomness import generator
 from medcl.foundation.types import Batch, StepOutput
 from medcl.loading.batches import Batches, Draw
@@ -216,13 +217,25 @@ def class_table(numbers: Sequence[int]) -> np.ndarray:
     return table
 
 
-def mask_numbers(store: VolumeStore, rows: np.ndarray) -> tuple[int, ...]:
-    """Numbers above 0 that occur in the masks of the rows."""
+def structures(store: VolumeStore, rows: np.ndarray, asked: Sequence[int] = ()) -> tuple[int, ...]:
+    """The numbers to learn: `asked`, else all above 0 that occur in the masks of the rows.
+
+    Raises UserError for one that is asked for and in no mask (outlines that miss it would be called perfect), DataError where there is
+    none at all.
+    """
     found: set[int] = set()
     for row in rows:
+        if asked and found.issuperset(asked):
+            break
         mask = store.mask(int(row))
         found |= set() if mask is None else {int(number) for number in np.unique(mask)}
-    return tuple(sorted(found - {0}))
+    there = tuple(sorted(found - {0}))
+    if not there:
+        raise DataError("no mask of the training part outlines anything; at least one structure is needed")
+    missing = [number for number in asked if number not in found]
+    if missing:
+        raise UserError(f"task.labels: {missing[0]} is in no mask of the training part; they hold {', '.join(map(str, there))}")
+    return tuple(asked) or there
 
 
 def _convolution(channels: int, out: int, kernel: int, dims: int) -> nn.Module:

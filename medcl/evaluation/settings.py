@@ -32,6 +32,13 @@ Prompts = dict[
 ]
 
 
+def _distinct(labels: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [label for place, label in enumerate(labels) if label in labels[:place]]
+    if twice:
+        raise ValueError(f"'{twice[0]}' is there twice; name each once, for each counts once in the means")
+    return labels
+
+
 class ClassificationTask(Settings):
     """Tell classes apart. label: column of the data's labels; its values are the classes.
 
@@ -53,6 +60,11 @@ class MultilabelTask(Settings):
     labels: tuple[str, ...] = Field(min_length=1)
     prompts: dict[str, Prompts] = Field(default_factory=dict)
 
+    @field_validator("labels")
+    @classmethod
+    def _each_once(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct(labels)
+
 
 class RegressionTask(Settings):
     """Tell a quantity. label: column of the data's labels with numbers, or `age_years`, which every manifest has."""
@@ -68,8 +80,13 @@ class SegmentationTask(Settings):
     """
 
     name: Literal["segmentation"] = "segmentation"
-    labels: tuple[int, ...] = ()
+    labels: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
     tolerance_mm: float = Field(default=1.0, gt=0)
+
+    @field_validator("labels")
+    @classmethod
+    def _each_once(cls, labels: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct(labels)
 
 
 class RetrievalTask(Settings):
@@ -209,6 +226,11 @@ class StudyConfig(Settings):
     @classmethod
     def _ascending(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(fractions)))
+
+    @field_validator("modes")
+    @classmethod
+    def _each_once(cls, modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
+        return tuple(dict.fromkeys(modes))  # a fit that counts twice would look like two draws
 
     @field_validator("inits")
     @classmethod

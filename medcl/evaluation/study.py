@@ -19,7 +19,7 @@ from medcl.evaluation.frozen import FrozenFits
 from medcl.evaluation.initialisations import Initialisation, initialisations
 from medcl.evaluation.leaks import LeakReport, Scored, check_leaks
 from medcl.evaluation.retrieval import retrieve_from_run
-from medcl.evaluation.segmentation import SegmentationFits, mask_numbers
+from medcl.evaluation.segmentation import SegmentationFits, structures
 from medcl.evaluation.settings import READS_TEXT, FinetuneConfig, RetrievalTask, SegmentationTask, StudyConfig
 from medcl.evaluation.study_data import Stores, StudyCases, draw, hash_of_store, study_cases, write_draws
 from medcl.evaluation.summary import FULLEST_FIRST, HEADLINE, RESULTS, SUMMARY, Plan, summarise, write_summary
@@ -321,7 +321,7 @@ class OpenStudy:
         if not isinstance(task, SegmentationTask):
             return ()
         store = self.inits[0].store
-        return task.labels or mask_numbers(store, self.cases.rows_of(store)[self.draws.train])
+        return structures(store, self.cases.rows_of(store)[self.draws.train], task.labels)
 
     # The folder
 

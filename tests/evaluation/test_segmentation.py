@@ -16,14 +16,16 @@ from medcl.evaluation.outlines import SIDE, labels_there, middle_slice, upright
 from medcl.evaluation.segmentation import (
     Segmenter,
     class_table,
-    mask_numbers,
     outline,
     segmentation_loss,
+    structures,
     windows_on_structures,
 )
+from medcl.evaluation.settings import SegmentationTask
 from medcl.evaluation.study import StudyConfig, run_study
 from medcl.evaluation.surfaces import dice, surface_scores
 from medcl.foundation.config import validate
+from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Volume
 from medcl.loading.batches import Batches
@@ -114,7 +116,24 @@ def test_masks_follow_the_views(outlined: VolumeStore) -> None:
 
 def test_class_table_and_numbers(outlined: VolumeStore) -> None:
     assert class_table((2, 7))[[0, 1, 2, 7]].tolist() == [0, 0, 1, 2]
-    assert mask_numbers(outlined, np.arange(3)) == (1, 2)
+    assert structures(outlined, np.arange(3)) == (1, 2)
+
+
+def test_structure_that_is_nowhere_is_no_perfect_outline(outlined: VolumeStore) -> None:
+    assert structures(outlined, np.arange(3), [2, 1]) == (2, 1)
+    with pytest.raises(UserError, match="7 is in no mask of the training part; they hold 1, 2"):
+        structures(outlined, np.arange(3), [2, 7])
+    with pytest.raises(DataError, match="outlines anything"):
+        structures(outlined, np.arange(0))
+
+
+@pytest.mark.parametrize(
+    "labels, message", [([0], "greater than or equal to 1"), ([1, 1], "there twice"), ([300], "less than or equal to 255")]
+)
+def test_numbers_that_no_mask_can_hold_are_refused(labels: list[int], message: str) -> None:
+    """0 is what lies between the structures; as one of them, Dice of the background was reported."""
+    with pytest.raises(UserError, match=message):
+        validate(SegmentationTask, {"labels": labels}, "study.yaml")
 
 
 def test_frozen_encoder_does_not_learn() -> None:

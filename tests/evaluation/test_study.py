@@ -172,6 +172,7 @@ def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path:
     [
         ({"task": {"name": "classification", "label": "blub"}}, "no such label; they have: blob"),
         ({"data": "nowhere"}, "no such folder"),
+        ({"task": {"name": "multilabel", "labels": ["blob", "blob"]}}, "'blob' is there twice"),
         ({"inits": {"random": VOLUME_ENCODER.model_dump()}, "views": {"policy": "xray", "size": [24, 24]}}, "spatial_dims is 3"),
         ({"inits": {"random": PICTURE_ENCODER.model_dump()}}, "'views' is missing"),
         ({"inits": {"moco": "nowhere"}}, "nowhere: no such folder"),
@@ -180,6 +181,11 @@ def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path:
 def test_mistakes_say_the_way_out(pictures: VolumeStore, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_study(study_config(pictures, backbone, **changes), tmp_path / "study")
+
+
+def test_mode_that_is_named_twice_counts_once(pictures: VolumeStore, backbone: Path) -> None:
+    """Its fits would look like twice as many draws, and their interval would be too narrow."""
+    assert study_config(pictures, backbone, modes=["knn", "linear", "knn"]).modes == ("knn", "linear")
 
 
 def test_store_of_another_recipe_is_refused(outlined: VolumeStore, backbone: Path, tmp_path: Path) -> None:
