@@ -89,10 +89,11 @@ def _begin(config: StudyConfig, out: Path) -> None:
     """Open the folder; the card of an earlier state goes, since the folder is about to change."""
     task = config.task.model_dump(mode="json", exclude={"prompts"})  # new prompts ask the same data anew
     content = {"data": hash_of_folder(config.data) if (config.data / CARD).is_file() else "", "task": task}
+    there = [path.name for path in out.iterdir()] if out.is_dir() else []  # listed first: the tasks of an array begin at one moment
     if (out / BEGUN).is_file():
         if read_json(out / BEGUN) != content:
             raise UserError(f"--out {out}: this study was begun with other data or another task; take another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif any(BEGUN not in name for name in there):
         raise UserError(f"--out {out}: exists and holds no study; name a new folder, or remove this one")
     elif content["data"]:
         write_json(out / BEGUN, content)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ import torch
 from medcl.api import evaluate, evaluate_share
 from medcl.evaluation.fits import Fit, FitFolder
 from medcl.evaluation.jobs import Jobs, fill, fill_share
-from medcl.evaluation.study import OpenStudy, StudyConfig, begin_study, run_study
+from medcl.evaluation.study import BEGUN, OpenStudy, StudyConfig, _begin, begin_study, run_study
 from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.progress import Silent
@@ -72,6 +73,23 @@ def test_tasks_of_an_array_share_the_fits(pictures: VolumeStore, backbone: Path,
     assert all(study.is_fitted(key) for key in study.keys)
     run_study(config, out, ahead=lambda study: [pytest.fail("not fitted") for key in study.keys if not study.is_fitted(key)])
     assert _bytes(out) == _bytes(alone)
+
+
+def test_tasks_that_begin_at_one_moment_all_begin(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
+    """Each may find the folder while another is writing its first file, which is no sign of a folder of something else."""
+    out, config = tmp_path / "study", _small(pictures, backbone)
+    out.mkdir()
+    (out / f".{BEGUN}.0a1b2c3d.partial").write_text("{")
+    begin_study(config, out, Silent(), alone=False)
+    tasks = [threading.Thread(target=_begin, args=(config, tmp_path / "other")) for _ in range(8)]
+    failed: list[BaseException] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", lambda given: failed.append(given.exc_value))
+        for task in tasks:
+            task.start()
+        for task in tasks:
+            task.join()
+    assert not failed
 
 
 def test_a_task_takes_its_own_fits_only(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
