@@ -25,7 +25,7 @@ from medcl.evaluation.study_data import StudyCases, duplicates_across_parts
 from medcl.evaluation.subgroups import groupings_of
 from medcl.evaluation.summary import FULLEST_FIRST
 from medcl.evaluation.targets import Colouring
-from medcl.foundation.files import hash_of_folder
+from medcl.foundation.files import hash_of_folder, write_json
 from medcl.foundation.geometry import rows_and_columns
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker
@@ -77,6 +77,20 @@ def neighbour_sheet(
     shown = sorted({*asked, *(row for lists in found.values() for one in lists for row in one)})
     label = {str(row): int(by.code[row]) for row in shown}
     return {"queries": asked, "inits": found, "label": label, "values": list(by.values), "side": THUMBNAIL, "pictures": {}}
+
+
+def write_what_encoders_see(study: OpenStudy) -> None:
+    """The map and the sheet of neighbours, where the study has frozen embeddings; else those of an earlier state of it go."""
+    if not {"knn", "linear"} & set(study.config.modes):
+        for name in (MAP, NEIGHBOURS):
+            (study.out / name).unlink(missing_ok=True)
+        return
+    shown = {init.name: study.embeddings(init) for init in study.inits if init.kind != "pixels"}
+    first, by, (train, test) = study.inits[0], study.cases.target.colourings(), (study.draws.train, study.draws.test)
+    write_json(study.out / MAP, embedding_map(shown, train, test, by))
+    sheet = neighbour_sheet(shown, train, test, by[0])
+    add_pictures(sheet, first.store, first.maker, study.cases.rows_of(first.store))
+    write_json(study.out / NEIGHBOURS, sheet)
 
 
 def add_pictures(sheet: dict[str, Any], store: VolumeStore, maker: ViewMaker, rows: np.ndarray) -> None:

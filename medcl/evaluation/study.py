@@ -330,14 +330,7 @@ class OpenStudy:
         """Everything the page says beside the numbers."""
         write_json(self.out / pages.FACTS, pages.study_facts(self))
         write_json(self.out / pages.CLOSEUP, pages.study_closeup(self, fits))
-        if {"knn", "linear"} & set(self.config.modes):
-            shown = {init.name: self.embeddings(init) for init in self.inits if init.kind != "pixels"}
-            by = self.cases.target.colourings()
-            write_json(self.out / pages.MAP, pages.embedding_map(shown, self.draws.train, self.draws.test, by))
-            sheet = pages.neighbour_sheet(shown, self.draws.train, self.draws.test, by[0])
-            first = self.inits[0]
-            pages.add_pictures(sheet, first.store, first.maker, self.cases.rows_of(first.store))
-            write_json(self.out / pages.NEIGHBOURS, sheet)
+        pages.write_what_encoders_see(self)
 
     def write_card(self, num_fits: int) -> None:
         """The last file."""

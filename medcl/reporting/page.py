@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,27 +20,39 @@ from medcl.reporting.read_closeup import closeup_content, closeup_figures, outli
 from medcl.reporting.read_runs import FIGURE_WORDS, Run
 from medcl.reporting.read_study import METRIC_WORDS, Study
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PAGE = "page.html"
+_OWN = ("label_efficiency_", "embedding_map_", "reliability_", "agreement_", "hardest_")  # how names of a study's figures begin
 
 
 def write_study_page(folder: Path) -> Path:
     """Write `figures/` (PNG, SVG, PDF) and `page.html` into a STUDY folder; returns the page's path. The card need not be there yet."""
     study = read_study.read_study(Path(folder))
-    figures = study.folder / "figures"
-    for mode, panel in read_study.curve_panels(study).items():
-        write_figure(draw_curves(panel), figures / f"label_efficiency_{mode}")
-    for name, figure in read_maps.map_figures(study):
+    figures, written = study.folder / "figures", set()
+    for name, figure in _figures(study):
         write_figure(figure, figures / name)
+        written.add(name)
+    for path in list(figures.iterdir()) if figures.is_dir() else ():
+        if path.name.startswith(_OWN) and path.stem not in written:
+            path.unlink()  # of an earlier state of the study
+    page = study.folder / PAGE
+    write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
+    return page
+
+
+def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
+    """Every figure of the study, with a name for its files."""
+    for mode, panel in read_study.curve_panels(study).items():
+        yield f"{_OWN[0]}{mode}", draw_curves(panel)
+    yield from read_maps.map_figures(study)
     points = study.closeup.get("points", ())
     for point in points:
         at = "" if point is points[-1] else f"_at_{point['fraction']:g}"
         for name, (_, figure) in closeup_figures(study, point).items():
-            write_figure(figure, figures / f"{name}{at}")
-    for name, figure in outline_figures(study).items():
-        write_figure(figure, figures / name)
-    page = study.folder / PAGE
-    write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
-    return page
+            yield f"{name}{at}", figure
+    yield from outline_figures(study).items()
 
 
 def write_report(folders: Sequence[Path], out: Path) -> None:

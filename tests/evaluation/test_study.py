@@ -20,6 +20,7 @@ from medcl.evaluation.study_data import label_words, study_cases
 from medcl.export.backbone import load_backbone
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.types import Volume
+from medcl.reporting.page import write_study_page
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import PICTURE_ENCODER, VOLUME_ENCODER, image_text_run, picture_backbone, study_config
 
@@ -125,6 +126,19 @@ def test_other_budget_is_fitted_anew_but_embeddings_stay(pictures: VolumeStore, 
     frozen = ["knn", "linear"]
     assert old[old["mode"].isin(frozen)].reset_index(drop=True).equals(new[new["mode"].isin(frozen)].reset_index(drop=True))
     assert set(new.loc[new["mode"] == "finetune", "choice"].map(lambda text: json.loads(text)["step"])) == {3}
+
+
+def test_page_shows_nothing_of_an_earlier_state_of_the_study(pictures: VolumeStore, finished: Path, backbone: Path, tmp_path: Path) -> None:
+    """Gone on with another split and without frozen embeddings, it showed the map and the neighbours of the earlier test set."""
+    out = tmp_path / "study"
+    shutil.copytree(finished, out)
+    assert "Nearest neighbours" in write_study_page(out).read_text() and (out / "figures" / "label_efficiency_knn.png").is_file()
+    (out / "figures" / "mine.png").write_bytes(b"")
+    changed = study_config(pictures, backbone, modes=["finetune"], fractions=[1.0], draws=1, split={"seed": 3, "test": 0.3})
+    run_study(changed, out, before_card=write_study_page)
+    assert "What the encoders see" not in (out / "page.html").read_text() and not (out / "embedding_map.json").exists()
+    stems = {path.stem for path in (out / "figures").iterdir()}
+    assert {"label_efficiency_finetune", "mine"} <= stems and not {"label_efficiency_knn", "embedding_map_moco"} & stems
 
 
 def test_folder_of_another_study_is_refused(pictures: VolumeStore, finished: Path, tmp_path: Path) -> None:
