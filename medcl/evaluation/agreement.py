@@ -30,9 +30,15 @@ def quarters(truth: np.ndarray) -> dict[str, np.ndarray]:
     """Words -> which cases (cases,) bool; the words name the edges between quarters, never the least or the most of a case."""
     edges = np.unique(np.quantile(truth, (0.25, 0.5, 0.75)))
     place = np.searchsorted(edges, truth, side="right")
-    ends = [f"{edge:.3g}" for edge in edges]
+    ends = next(words for digits in range(3, 18) if len(set(words := [_plain(edge, digits) for edge in edges])) == len(edges))
     words = [f"below {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"{ends[-1]} and above"]
     return {name: place == number for number, name in enumerate(words) if (place == number).any()}
+
+
+def _plain(value: float, digits: int) -> str:
+    """So many digits that count, and no power of ten where none is needed."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
 
 
 def errors(fits: Sequence[ValuePredictions], member: np.ndarray, resamples: Resamples) -> dict[str, list[float]]:
@@ -62,7 +68,9 @@ def _errors(error: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def dots(fit: ValuePredictions) -> list[list[float]]:
-    """[true, said] of at most 400 cases, evenly over the order of the truth, to four digits."""
+    """[true, said] of at most 400 cases, evenly over the order of the truth, to four digits of what the cases differ by."""
+    most, apart = float(np.abs(fit.truth).max()), float(np.ptp(fit.truth))
+    digits = 4 + (max(0, int(np.log10(most / apart))) if apart > 0 else 0)
     order = np.argsort(fit.truth, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, MOST_DOTS).astype(int))]
-    return [[float(f"{value:.4g}") for value in pair] for pair in zip(fit.truth[chosen], fit.value[chosen], strict=True)]
+    return [[float(f"{value:.{digits}g}") for value in pair] for pair in zip(fit.truth[chosen], fit.value[chosen], strict=True)]

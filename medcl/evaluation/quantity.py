@@ -44,13 +44,15 @@ class ValuePredictions:
     def _scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         weights = weights / weights.sum(1, keepdims=True)
         value, truth = self.value.astype(np.float64), self.truth.astype(np.float64)
+        unit = float(np.ptp(truth)) or 1.0  # what counts as alike must not depend on the unit that the quantity comes in
+        value, truth = (value - truth[0]) / unit, (truth - truth[0]) / unit
         error = value - truth
         squares = weights @ error**2
         spread = weights @ truth**2 - (weights @ truth) ** 2
         return {
             "r2": 1 - _over(squares, spread),
-            "mae": weights @ np.abs(error),
-            "rmse": np.sqrt(squares),
+            "mae": unit * (weights @ np.abs(error)),
+            "rmse": unit * np.sqrt(squares),
             "pearson": _correlation(np.broadcast_to(value, weights.shape), np.broadcast_to(truth, weights.shape), weights),
             "spearman": _correlation(_weighted_ranks(value, weights), _weighted_ranks(truth, weights), weights),
         }
@@ -134,7 +136,8 @@ class Quantity:
         return defined(found["r2"], 0.0), -found["mae"]
 
     def _scale(self, rows: np.ndarray) -> tuple[float, float]:
-        return float(self.label[rows].mean()), max(float(self.label[rows].std()), 1e-6)
+        own = self.label[rows]
+        return float(own.mean()), max(float(own.std()), 1e-6 * float(np.abs(own).max())) or 1.0
 
 
 class StandardSquares(nn.Module):

@@ -155,7 +155,7 @@ def draw_agreement(dots: Sequence[Sequence[float]], limits: Mapping[str, float],
     """What was said of a quantity against the truth: dashed where both agree, solid off it by `error`, dotted by `low` and `high`."""
     truth, said = np.array(dots).T
     ends = np.array([min(truth.min(), said.min()), max(truth.max(), said.max())])
-    ends = ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1e-6)
+    ends = ends + np.array([-0.04, 0.04]) * (float(np.ptp(ends)) or 1.0)
     with _figure(2.7, 2.75) as (figure, axes):
         axes.plot(ends, ends, color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
         axes.plot(ends, ends + limits["error"], color=colour, linewidth=1.4, zorder=3)

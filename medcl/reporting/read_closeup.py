@@ -35,6 +35,7 @@ NUMBERS = {
     "high": "upper limit",
 }
 _SIGNED = ("error", "low", "high")
+_IN_A_UNIT = ("error", "off", "low", "high")
 MOST_CLASSES = 12
 _MERITS = {
     "classification": "the probability given to the truth",
@@ -126,7 +127,10 @@ def _part_rows(study: Study, part: Mapping[str, Any]) -> Iterable[dict[str, Any]
             continue
         for number_of_init, (init, own) in enumerate(part["inits"].items()):
             under = _counted(own["confusion"]) if part["name"] else {}
-            cells = [{**_cell(numbers, key in _SIGNED), "under": under.get(key, "")} for key, numbers in own["classes"][place].items()]
+            cells = [
+                {**_cell(numbers, key in _SIGNED, key in _IN_A_UNIT), "under": under.get(key, "")}
+                for key, numbers in own["classes"][place].items()
+            ]
             opens = {"name": names[place] or study.facts["task"]["classes"][place], "counts": counts}
             shown = {"name": "", "counts": None} if number_of_init else opens
             yield {**shown, "init": init, "colour": css_colour(chosen[init]), "cells": cells}
@@ -145,9 +149,9 @@ def _count(cases: float) -> str:
     return f"{cases:.1f}".removesuffix(".0")
 
 
-def _cell(numbers: Sequence[float | None], signed: bool) -> dict[str, str]:
+def _cell(numbers: Sequence[float | None], signed: bool, tiny: bool) -> dict[str, str]:
     value, low, high = map(_float, numbers)
-    return {"value": number(value, signed), "interval": interval(low, high, signed)}
+    return {"value": number(value, signed, tiny), "interval": interval(low, high, signed, tiny)}
 
 
 def _float(value: float | None) -> float:
@@ -190,7 +194,7 @@ def _scored(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _hardest(study: Study) -> list[dict[str, Any]]:
-    closeup, chosen = study.closeup, colours(study)
+    closeup = study.closeup
     if not closeup.get("pictures"):
         return []
     pictures, crossed = {case: picture_uri(pixels) for case, pixels in thumbnails(closeup).items()}, not_shown()
@@ -200,7 +204,7 @@ def _hardest(study: Study) -> list[dict[str, Any]]:
             "uri": pictures.get(str(found["case"]), crossed),
             "hidden": str(found["case"]) not in pictures,
             **_truth(study, found["truth"]),
-            "said": list(_said(found["inits"], chosen)),
+            "said": list(_said(study, found["inits"])),
         }
         | {"svg": to_svg(drawn[name], "truth and outlines on one slice") if (name := f"hardest_{place}") in drawn else ""}
         for place, found in enumerate(closeup["hardest"], start=1)
@@ -231,7 +235,9 @@ def _truth(study: Study, truth: Any) -> dict[str, str]:
     return {"truth": words, "colour": css_colour(colour_of(place))}
 
 
-def _said(inits: Mapping[str, float], chosen: Mapping[str, str]) -> Iterable[dict[str, str]]:
+def _said(study: Study, inits: Mapping[str, float]) -> Iterable[dict[str, str]]:
+    chosen, in_a_unit = colours(study), study.facts["task"]["name"] == "regression"
     for init, value in inits.items():
         if init in chosen:
-            yield {"init": init, "colour": css_colour(chosen[init]), "text": f"{value:.2f}" if abs(value) < 1 else f"{value:.4g}"}
+            long = abs(value) >= 1 or (in_a_unit and abs(value) < 0.01)
+            yield {"init": init, "colour": css_colour(chosen[init]), "text": f"{value:.4g}" if long else f"{value:.2f}"}

@@ -37,6 +37,8 @@ METRIC_WORDS: dict[str, str] = {
     "spearman": "Spearman's rho",
 }
 
+_IN_A_UNIT = ("mae", "rmse")
+
 DIRECTIONS = {"image_to_text": "image → report", "text_to_image": "report → image"}
 RECALL_AT = (1, 5, 10)
 Row = dict[str, Any]
@@ -273,7 +275,11 @@ def all_numbers(study: Study) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for init, mode, fraction in dict.fromkeys((row["init"], row["mode"], row["fraction"]) for row in points):
         own = {row["metric"]: row for row in _of(study.summary, init=init, mode=mode, fraction=fraction)}
-        cells = [f"{number(own[metric]['mean'])} {interval(own[metric]['low'], own[metric]['high'])}" for metric in metrics]
+        cells = [
+            f"{number(own[metric]['mean'], tiny=metric in _IN_A_UNIT)} "
+            f"{interval(own[metric]['low'], own[metric]['high'], tiny=metric in _IN_A_UNIT)}"
+            for metric in metrics
+        ]
         rows.append({"init": init, "mode": MODE_WORDS.get(mode, mode), "fraction": percent(fraction), "cells": cells})
     return [metric_words(metric) for metric in metrics], rows
 
@@ -293,18 +299,20 @@ def thumbnails(neighbours: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {row: np.frombuffer(base64.b64decode(text), np.uint8).reshape(side, side) for row, text in pictures}
 
 
-def number(value: float, signed: bool = False) -> str:
-    """A score as people read it; empty where it is undefined."""
+def number(value: float, signed: bool = False, tiny: bool = False) -> str:
+    """A score as people read it; empty where it is undefined. tiny: it is in a quantity's own unit, in which all may be far below 1."""
     if math.isnan(value):
         return ""
+    if tiny and 0 < abs(value) < 0.01:
+        return f"{value:{'+' if signed else ''}.3g}".replace("-", "−")
     digits = 3 if abs(value) < 10 else 1
     value = round(value, digits) + 0.0  # never a minus before zero
     return f"{value:+.{digits}f}".replace("-", "−") if signed else f"{value:.{digits}f}"
 
 
-def interval(low: float, high: float, signed: bool = False) -> str:
+def interval(low: float, high: float, signed: bool = False, tiny: bool = False) -> str:
     """Two ends in brackets; empty where one is undefined."""
-    return "" if math.isnan(low) or math.isnan(high) else f"[{number(low, signed)}, {number(high, signed)}]"
+    return "" if math.isnan(low) or math.isnan(high) else f"[{number(low, signed, tiny)}, {number(high, signed, tiny)}]"
 
 
 def _p(value: float) -> str:

@@ -41,6 +41,14 @@ def test_quarters_hold_equally_many_and_name_only_the_edges_between_them() -> No
     assert list(quarters(np.zeros(5))) == ["0 and above"], "all alike"
 
 
+def test_quarters_and_dots_of_a_quantity_far_from_zero_stay_apart() -> None:
+    """Years: three digits called all quarters alike, and one hid the other; four digits put every case on the first of January."""
+    years = np.random.default_rng(2).uniform(2012, 2016, 400)
+    assert [int(own.sum()) for own in quarters(years).values()] == [100] * 4
+    assert list(quarters(years)) == ["below 2013", "2013 to 2014", "2014 to 2015", "2015 and above"]
+    assert np.array(dots(ValuePredictions(years, years)))[:, 0] == pytest.approx(np.sort(years), abs=6e-3)
+
+
 def test_close_up_is_plain_and_short() -> None:
     content = look_at_quantity({"one": _fits(0, 1), "two": _fits(3, 1)}, PATIENT, RESAMPLES)
     assert [row["cases"] for row in content["classes"]] == [600, 150, 150, 150, 150]

@@ -109,6 +109,24 @@ def test_scores_of_a_quantity_equal_scipy() -> None:
         assert ours["spearman"][row] == pytest.approx(stats.spearmanr(actual, value)[0])
 
 
+def test_scores_and_loss_of_a_quantity_do_not_depend_on_its_unit() -> None:
+    """In m2/s a diffusion coefficient is 1e-9: R2 was undefined there, and a fine-tune learned nothing."""
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=60)
+    value, weights = truth + 0.5 * rng.normal(size=60), rng.integers(0, 3, (2, 60)).astype(float)
+    plain = ValuePredictions(value, truth).scores(weights)
+    for unit in (1e-12, 1e6):
+        other = ValuePredictions(value * unit, truth * unit).scores(weights)
+        for name, expected in plain.items():
+            assert other[name] == pytest.approx(expected * (unit if name in ("mae", "rmse") else 1), rel=1e-9), name
+    rows = np.arange(60)
+    outputs = torch.zeros(60, 1)
+    for unit in (1e-9, 1.0):
+        label = (truth * unit).astype(np.float32)
+        assert Quantity(label).loss(rows, False)(outputs, torch.tensor(label)) == pytest.approx(1.0, abs=1e-3)
+    assert np.isnan(ValuePredictions(value, np.full(60, 0.1)).scores(weights)["r2"]).all()
+
+
 def test_a_constant_guess_is_worth_nothing() -> None:
     scores = ValuePredictions(np.full(4, 2.5), np.array([1.0, 2, 3, 4])).table().scores(np.ones((1, 4)))
     assert scores["r2"][0] == 0 and np.isnan(scores["spearman"][0])

@@ -17,7 +17,7 @@ from medcl.foundation.errors import UserError
 from medcl.reporting.figures import not_shown
 from medcl.reporting.page import write_report, write_study_page
 from medcl.reporting.read_runs import headline_of, read_run
-from medcl.reporting.read_study import metric_words
+from medcl.reporting.read_study import interval, metric_words, number
 from tests.made_study import write_made_study
 
 pytestmark = pytest.mark.xdist_group("page")  # one process makes what they share
@@ -310,3 +310,8 @@ def test_browser_follows_the_dark_and_prints(chromium: str, study: Path, tmp_pat
     assert corners[0] > 240 and corners[1] < 40
     _browse(chromium, study / "page.html", tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", "--no-pdf-header-footer")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "page.pdf").stat().st_size > 50_000
+
+
+def test_numbers_in_a_unit_of_their_own_are_not_rounded_to_nothing() -> None:
+    assert number(0.00026) == "0.000" and number(0.00026, tiny=True) == "0.00026"
+    assert interval(-0.00012, 0.5, signed=True, tiny=True) == "[−0.00012, +0.500]"
