@@ -256,7 +256,9 @@ def label_words(index: pd.DataFrame, labels: pd.DataFrame | None, label: str) ->
 def _word(value: Any) -> str:
     if value is None or value != value:
         return ""
-    return f"{value:g}" if isinstance(value, int | float) else str(value).strip()
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.15g}"
+    return str(int(value)) if isinstance(value, int | float) else str(value).strip()
 
 
 def _as_number_first(word: str) -> tuple[float, str]:

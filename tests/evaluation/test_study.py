@@ -260,6 +260,14 @@ def test_label_words_join_by_volume_or_patient(pictures: VolumeStore) -> None:
     assert label_words(pictures.index, by_patient, "stage")[:6] == ["", "", "II", "II", "I", "I"]
 
 
+def test_labels_that_are_long_numbers_stay_apart(pictures: VolumeStore) -> None:
+    """Six digits made one class of two SNOMED codes, and an hour of a date in days."""
+    codes = pd.DataFrame({"patient_key": ["p0", "p1", "p2"], "code": [363406005, np.nan, 363406006], "day": [45123.567, 1e300, 0.1]})
+    assert label_words(pictures.index, codes, "code")[:6:2] == ["363406005", "", "363406006"]
+    assert label_words(pictures.index, codes, "day")[:6:2] == ["45123.567", str(int(1e300)), "0.1"]
+    assert label_words(pictures.index, codes.assign(code=[True, False, -0.0]), "code")[:6:2] == ["1", "0", "0"]
+
+
 def test_retrieval_study(pictures: VolumeStore, tmp_path: Path) -> None:
     run = image_text_run(tmp_path / "run", pictures)
     config = study_config(pictures, inits={"convirt": str(run)}, task={"name": "retrieval"}, modes=["retrieval"])
