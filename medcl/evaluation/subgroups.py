@@ -92,12 +92,12 @@ def sex_word(value: Any) -> str:
 
 
 def age_band(value: Any) -> str:
-    """A broad band of years; words that are no number stand for themselves, nothing is empty."""
+    """A broad band of years; words that are no number stand for themselves, nothing and what is no age are empty."""
     try:
         years = float(value)
     except (TypeError, ValueError):
         return "" if value is None else str(value)
-    return "" if years != years else next(words for end, words in _AGES if years < end)
+    return next((words for end, words in _AGES if 0 <= years < end), "")
 
 
 def _grouping(name: str, words: np.ndarray, patient: np.ndarray) -> Grouping:

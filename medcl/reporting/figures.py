@@ -37,6 +37,7 @@ _STYLE: Any = {
     "axes.facecolor": PAPER,
     "svg.fonttype": "none",
     "svg.hashsalt": "medcl",
+    "text.parse_math": False,  # names come from users' tables, where a dollar is a dollar
     "path.simplify": True,
 }
 _POINTS_MAPPED = 1500

@@ -48,6 +48,7 @@ def test_age_bands(value: Any, band: str) -> None:
 
 
 def test_words_and_gaps() -> None:
+    assert age_band("inf") == age_band(-1) == "", "no age, and no traceback at the end of a study"
     assert age_band(None) == age_band(float("nan")) == sex_word("") == sex_word("unknown") == ""
     assert sex_word(" Female") == "female" and sex_word("M") == "male"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from medcl.foundation.errors import UserError
-from medcl.reporting.figures import not_shown
+from medcl.reporting.figures import draw_reliability, not_shown, to_svg, write_figure
 from medcl.reporting.page import write_report, write_study_page
 from medcl.reporting.read_runs import headline_of, read_run
 from medcl.reporting.read_study import interval, metric_words, number
@@ -315,3 +315,12 @@ def test_browser_follows_the_dark_and_prints(chromium: str, study: Path, tmp_pat
 def test_numbers_in_a_unit_of_their_own_are_not_rounded_to_nothing() -> None:
     assert number(0.00026) == "0.000" and number(0.00026, tiny=True) == "0.00026"
     assert interval(-0.00012, 0.5, signed=True, tiny=True) == "[−0.00012, +0.500]"
+
+
+def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
+    """Between two dollars matplotlib reads mathematics, and a study ended in a traceback where it could not."""
+    bins = [{"said": share, "happened": share, "low": share, "high": share} for share in (0.2, 0.7)]
+    for name in (r"$\frac$", "dose_$mg^$_a", "$a$<b>"):
+        figure = draw_reliability({"#1f6fb2": bins}, (name, name))
+        write_figure(figure, tmp_path / "figure")
+        assert html.escape(name, quote=False) in to_svg(figure, "a figure")
