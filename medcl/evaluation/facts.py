@@ -197,6 +197,10 @@ def shown_settings(config: StudyConfig) -> dict[str, Any]:
     """The settings without absolute paths: what lies above the last two folders is nobody's business."""
     content = config.model_dump(mode="json")
     content["data"] = shown_path(config.data)
+    if config.recipe:
+        content["recipe"] = shown_path(Path(config.recipe))
+    if config.views:
+        content["views"]["policy"] = shown_path(Path(config.views.policy))
     for name, given in config.inits.items():
         if isinstance(given, Path):
             content["inits"][name] = shown_path(given)

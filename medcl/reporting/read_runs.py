@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from medcl.evaluation.facts import shown_path
 from medcl.foundation.config import read_yaml
@@ -138,9 +140,26 @@ def _policy(run: Run) -> str:
 
 
 def shown_config(run: Run) -> dict[str, Any]:
-    """The settings without absolute paths."""
-    paths = {name: shown_path(Path(value)) for name, value in run.config.items() if name in ("store", "initial") and value}
-    return {**run.config, **paths}
+    """The settings without absolute paths, and of a tracker's server no more than its name: an address may hold a password."""
+    content = copy.deepcopy(dict(run.config))
+    for part, name, shown in (
+        (content, "store", _as_path),
+        (content, "initial", _as_path),
+        (content.get("views"), "policy", _as_path),
+        ((content.get("watch") or {}).get("mlflow"), "uri", _as_server),
+    ):
+        if part and part.get(name):
+            part[name] = shown(str(part[name]))
+    return content
+
+
+def _as_path(text: str) -> str:
+    return shown_path(Path(text))
+
+
+def _as_server(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname or ''}" if parts.scheme else _as_path(address)
 
 
 def _probes(run: Run) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 
 from medcl.evaluation import study as studies
 from medcl.evaluation.embed import embed_rows, training_windows
+from medcl.evaluation.facts import shown_settings
 from medcl.evaluation.settings import RetrievalTask
 from medcl.evaluation.study import run_study
 from medcl.evaluation.study_data import label_words, study_cases
@@ -258,6 +259,13 @@ def test_label_words_join_by_volume_or_patient(pictures: VolumeStore) -> None:
     assert label_words(pictures.index, pictures.labels, "blob")[:4] == ["", "", "1", "1"]
     by_patient = pd.DataFrame({"patient_key": ["p1", "p2"], "stage": ["II", "I"]})
     assert label_words(pictures.index, by_patient, "stage")[:6] == ["", "", "II", "II", "I", "I"]
+
+
+def test_settings_on_the_page_hold_no_absolute_path(pictures: VolumeStore, backbone: Path) -> None:
+    views = {"policy": "/home/someone/policies/mine.yaml", "size": [24, 24]}
+    shown = shown_settings(study_config(pictures, backbone, recipe="/home/someone/recipes/mine.yaml", views=views))
+    assert shown["recipe"] == "recipes/mine.yaml" and shown["views"]["policy"] == "policies/mine.yaml"
+    assert "/home/" not in json.dumps(shown) and shown_settings(study_config(pictures, recipe="ct"))["recipe"] == "ct"
 
 
 def test_labels_that_are_long_numbers_stay_apart(pictures: VolumeStore) -> None:

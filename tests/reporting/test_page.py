@@ -16,7 +16,7 @@ import pytest
 from medcl.foundation.errors import UserError
 from medcl.reporting.figures import draw_reliability, not_shown, to_svg, write_figure
 from medcl.reporting.page import write_report, write_study_page
-from medcl.reporting.read_runs import headline_of, read_run
+from medcl.reporting.read_runs import headline_of, read_run, shown_config
 from medcl.reporting.read_study import interval, metric_words, number
 from tests.made_study import write_made_study
 
@@ -217,6 +217,15 @@ def test_report_compares_runs_and_studies(study: Path, run: Path, tmp_path: Path
     assert "2.5 GiB" in words and "3 min" in words and "Cost over the steps" in words and "0.0%" in words
     assert "none ends ahead" in words, "the two are copies of each other"
     assert "/home/someone" not in reader.text
+
+
+def test_settings_on_a_page_say_nothing_of_whose_machine_it_was(run: Path) -> None:
+    config = (run / "config.yaml").read_text().replace("policy: ct", "policy: /home/someone/policies/ct.yaml")
+    (run / "config.yaml").write_text(config + "watch: {mlflow: {uri: 'https://someone:secret@tracker.example:5000/x'}}\n")
+    shown = shown_config(read_run(run))
+    assert shown["store"] == "ct/store" and shown["views"]["policy"] == "policies/ct.yaml" and shown["views"]["size"] == [64, 64, 64]
+    assert shown["watch"] == {"mlflow": {"uri": "https://tracker.example"}}
+    assert read_run(run).config["watch"]["mlflow"]["uri"].endswith("/x"), "the run's own settings stay as they are"
 
 
 def test_headline_of_runs_compares_only_what_is_alike(run: Path, tmp_path: Path) -> None:
