@@ -21,7 +21,7 @@ class Probe:
     """Called with an encoder: balanced accuracy of kNN between two halves of the patients, each at most 256 scans.
 
     Only scans that are learned from anyway are looked at: no test scan, and nothing is chosen by what it says. Classes
-    are the values of the label column. Raises UserError where the store has no such label.
+    are the values of the label column. Raises UserError where the store has no such label, or only one patient with it.
     """
 
     def __init__(self, store: VolumeStore, maker: ViewMaker, label: str, rows: np.ndarray) -> None:
@@ -35,7 +35,12 @@ class Probe:
         rows, label_of = rows[order], label_of[order]
         patient = store.index["patient"].to_numpy()[rows]
         self._classes = len(classes)
-        halves = [np.flatnonzero(patient % 2 == half)[:MOST] for half in (0, 1)]
+        side = patient % 2
+        if np.ptp(side) == 0:  # labelled patients of even numbers alone, say: every second of them
+            side = np.unique(patient, return_inverse=True)[1] % 2
+        if np.ptp(side) == 0:
+            raise UserError(f"probe_label '{label}': the scans to learn from that have it are of one patient; at least 2 are needed")
+        halves = [np.flatnonzero(side == half)[:MOST] for half in (0, 1)]
         (self._bank, self._bank_label), (self._query, self._query_label) = ((rows[half], label_of[half]) for half in halves)
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
+from medcl.encoders import build_seeded
 from medcl.evaluation.knn import knn_probabilities, nearest
+from medcl.evaluation.probe import Probe
+from medcl.foundation.errors import UserError
+from medcl.store.volume_store import VolumeStore
+from tests.evaluation.made_stores import PICTURE_ENCODER, views
 
 
 def test_vote_equals_the_loop() -> None:
@@ -40,3 +48,16 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_probabilities(bank, label, query, 2)
     monkeypatch.setattr(knn, "_CHUNK", 60)
     assert knn_probabilities(bank, label, query, 2) == pytest.approx(whole)
+
+
+def test_probe_has_two_halves_whoever_is_labelled(pictures: VolumeStore) -> None:
+    """Patients of even numbers alone left one half empty, which ended a run at its first probe."""
+    patient = pictures.index["patient"].to_numpy()
+    maker, encoder = views("xray", (24, 24)), build_seeded(PICTURE_ENCODER, seed=0).eval()
+    with torch.no_grad():
+        found = Probe(pictures, maker, "device", np.flatnonzero((patient % 2 == 0) & (patient < 16)))(encoder)
+    assert 0 <= found["balanced_accuracy"] <= 1
+    index = pictures.index.assign(patient=0)
+    alone = SimpleNamespace(index=index, labels=pictures.labels)
+    with pytest.raises(UserError, match="of one patient"):
+        Probe(alone, maker, "device", np.arange(len(index)))  # pyright: ignore[reportArgumentType]
