@@ -362,6 +362,8 @@ def _ends(low: float | str, high: float | str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as people write it: 1%, 8%, 0.5%, 12%."""
+    """A fraction as people write it: 1%, 8%, 0.5%, 12%, 0.02%."""
     value = 100 * fraction
+    if 0 < value < 0.1:
+        return f"{value:.2g}%"
     return f"{value:.0f}%" if value >= 10 or abs(value - round(value)) < 0.05 else f"{value:.1f}%"

@@ -151,6 +151,9 @@ def test_fit_of_another_basis_is_not_reused(tmp_path: Path) -> None:
     assert np.array_equal(saved.outcome.values, outcome.values, equal_nan=True)
 
 
-@pytest.mark.parametrize("fraction, words", [(0.01, "1%"), (0.005, "0.5%"), (0.0834, "8.3%"), (0.123, "12%"), (1.0, "100%")])
+@pytest.mark.parametrize(
+    "fraction, words",
+    [(0.01, "1%"), (0.005, "0.5%"), (0.0834, "8.3%"), (0.123, "12%"), (1.0, "100%"), (0.0002, "0.02%"), (0.0005, "0.05%"), (0.0, "0%")],
+)
 def test_percent(fraction: float, words: str) -> None:
     assert percent(fraction) == words
