@@ -7,7 +7,7 @@ So the 1% is inside the 5% by construction, and every initialisation gets the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -45,7 +45,8 @@ class Cases:
 
     patient: keys. label: class numbers 0.. (all 0 for masks); or, where `groups` are given, whatever the task says of a case.
     official: '' or a split's name. groups: (cases, groups) bool, what every draw is stratified by and must hold two patients
-    of each; by default one for each class. words: what a refusal calls them.
+    of each; by default one for each class. words: what a refusal calls them. people: as `patient`, one key for patients who share a
+    picture, or nearly: one person under two names, for all that anyone can tell.
     """
 
     patient: np.ndarray
@@ -53,6 +54,7 @@ class Cases:
     official: np.ndarray
     groups: np.ndarray | None = None
     words: tuple[str, ...] = ()
+    people: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -94,16 +96,17 @@ def split_cases(cases: Cases, config: SplitConfig) -> Splits:
     """Give every case a part, never cutting a patient in two.
 
     Official parts are kept. Where the data name a validation but no test part, theirs becomes the test set; a missing
-    validation part is taken from the training patients. Raises DataError (exit 3) where a patient is in two official
-    parts or a part ends up empty.
+    validation part is taken from the training patients. What is made here does not cut `people` either. Raises DataError (exit 3)
+    where a patient is in two official parts or a part ends up empty.
     """
+    people = cases if cases.people is None else replace(cases, patient=cases.people)
     official = cases.official.astype(str)
     has = {part for part in ("train", "val", "test") if (official == part).any()}
     if config.source == "seed" or not has - {"train"}:
-        parts = _by_seed(cases, config)
+        parts = _by_seed(people, config)
         origin = f"by patient with seed {config.seed}: validation {config.val:.0%}, test {config.test:.0%} of the patients"
     else:
-        parts, origin = _keep_official(cases, has, config)
+        parts, origin = _keep_official(people, has, config)
     _refuse_cut_patients(cases, parts)
     for part in ("train", "val", "test"):
         if not (parts == part).any():

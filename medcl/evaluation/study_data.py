@@ -19,6 +19,7 @@ from medcl.evaluation.targets import Target
 from medcl.foundation.errors import DataError, UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_card, write_text
 from medcl.foundation.progress import Progress
+from medcl.ingest.split import together
 from medcl.loading.texts import report_of_rows, sentences
 from medcl.store.prepare import prepare
 from medcl.store.recipe import Recipe, recipe_hash
@@ -139,8 +140,18 @@ def study_cases(stores: Sequence[VolumeStore], task: Any) -> StudyCases:
     near = np.array([str(index["near_hash"].iat[row]) if "near_hash" in index else "" for row in rows])
     target = _target_of(task, [words[0][name] for name in volume])
     groups, group_words = target.groups()
-    cases = Cases(patient, target.label, np.where(np.isin(official, _PARTS), official, ""), groups, group_words)
+    alike = index["near_duplicate_group"].to_numpy()[rows] if "near_duplicate_group" in index else np.zeros(len(rows))
+    people = _people(patient, pixels, {place: int(group) for place, group in enumerate(alike) if group > 0})
+    cases = Cases(patient, target.label, np.where(np.isin(official, _PARTS), official, ""), groups, group_words, people)
     return StudyCases(volume, cases, getattr(target, "names", ()), target, pixels, near)
+
+
+def _people(patient: np.ndarray, pixels: np.ndarray, near: Mapping[int, int]) -> np.ndarray:
+    """The first key of all who share a picture or nearly so, for each case: the same in whatever order the cases come."""
+    group, first = together(patient.tolist(), pixels.tolist(), near), {}
+    for own, name in zip(group, patient.tolist(), strict=True):
+        first[own] = min(first.get(own, name), name)
+    return np.array([first[own] for own in group])
 
 
 def _target_of(task: Any, said: list[tuple[str, ...]]) -> Target:

@@ -18,7 +18,7 @@ def split_patients(
     are in one. The draw depends on the pixels and the seed alone, not on names, order or the hash key. Every stratum
     gets its share.
     """
-    people = _together(patients, hashes, near or {})
+    people = together(patients, hashes, near or {})
     members: dict[int, list[int]] = defaultdict(list)
     for index, person in enumerate(people):
         members[person].append(index)
@@ -53,7 +53,7 @@ def _crosses(place: int, share: float, start: float) -> bool:
     return int((place + 1) * share + start) > int(place * share + start)
 
 
-def _together(patients: Sequence[str], hashes: Sequence[str], near: Mapping[int, int]) -> list[int]:
+def together(patients: Sequence[str], hashes: Sequence[str], near: Mapping[int, int]) -> list[int]:
     """Number of the connected group of every item: linked by patient, by equal pixels or as near-duplicates."""
     parent = list(range(len(patients)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,19 @@ def test_split_by_seed_cuts_no_patient_and_keeps_shares() -> None:
         assert cases.label[rows].mean() == pytest.approx(cases.label.mean(), abs=0.06)
     assert not set(cases.patient[splits.rows("train")]) & set(cases.patient[splits.rows("test")])
     assert not np.array_equal(splits.name, split_cases(cases, SplitConfig(seed=1)).name)
+
+
+def test_split_by_seed_does_not_cut_people_with_two_names() -> None:
+    """Ingest keeps patients with equal pixels in one part; so does a study that splits again."""
+    cases = _cases(300)
+    twin = {f"p{number:04d}": f"p{number + 1:04d}" for number in range(0, 60, 2)}
+    plain = split_cases(cases, SplitConfig())
+    cut = replace(cases, people=np.array([twin.get(patient, patient) for patient in cases.patient.tolist()]))
+    parts = {patient: part for patient, part in zip(cut.patient.tolist(), split_cases(cut, SplitConfig()).name.tolist(), strict=True)}
+    names = set(cases.patient.tolist())
+    pairs = [(one, other) for one, other in twin.items() if {one, other} <= names]
+    assert len(pairs) == 30 and all(parts[one] == parts[other] for one, other in pairs)
+    assert np.array_equal(split_cases(replace(cases, people=cases.patient), SplitConfig()).name, plain.name), "nobody else is moved"
 
 
 def test_official_parts_are_kept() -> None:

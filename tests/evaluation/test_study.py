@@ -15,7 +15,7 @@ import pytest
 from medcl.evaluation import study as studies
 from medcl.evaluation.embed import embed_rows, training_windows
 from medcl.evaluation.facts import shown_settings
-from medcl.evaluation.settings import RetrievalTask
+from medcl.evaluation.settings import ClassificationTask, RetrievalTask
 from medcl.evaluation.study import run_study
 from medcl.evaluation.study_data import label_words, study_cases
 from medcl.export.backbone import load_backbone
@@ -266,6 +266,18 @@ def test_settings_on_the_page_hold_no_absolute_path(pictures: VolumeStore, backb
     shown = shown_settings(study_config(pictures, backbone, recipe="/home/someone/recipes/mine.yaml", views=views))
     assert shown["recipe"] == "recipes/mine.yaml" and shown["views"]["policy"] == "policies/mine.yaml"
     assert "/home/" not in json.dumps(shown) and shown_settings(study_config(pictures, recipe="ct"))["recipe"] == "ct"
+
+
+def test_equal_pixels_under_two_names_are_one_person(pictures: VolumeStore) -> None:
+    index = pictures.index.assign(near_duplicate_group=0)
+    index.loc[index["volume_id"] == "v010", "pixel_hash"] = index.loc[index["volume_id"] == "v021", "pixel_hash"].item()
+    index.loc[index["volume_id"].isin(["v030", "v041"]), "near_duplicate_group"] = 1
+    store = SimpleNamespace(index=index, labels=pictures.labels)
+    cases = study_cases([store], ClassificationTask(label="blob"))  # pyright: ignore[reportArgumentType]
+    assert cases.cases.people is not None
+    people = dict(zip(cases.volume.tolist(), cases.cases.people.tolist(), strict=True))
+    assert people["v010"] == people["v011"] == people["v020"] == people["v021"] and people["v030"] == people["v041"]
+    assert len(set(people.values())) == len(set(cases.cases.patient.tolist())) - 2
 
 
 def test_labels_that_are_long_numbers_stay_apart(pictures: VolumeStore) -> None:
