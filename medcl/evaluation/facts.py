@@ -256,6 +256,11 @@ def _notes(study: OpenStudy, alike: Sequence[tuple[int, int]] | None) -> list[st
     twins = duplicates_across_parts(study.cases, study.draws.splits)
     if twins:
         notes.append(f"{twins} test case{'s have' if twins > 1 else ' has'} the very pixels of a training or validation case.")
+    task = study.config.task
+    asked = task.labels if isinstance(task, MultilabelTask) else (getattr(task, "label", None),)
+    told = [init.name for init in study.inits if init.first is not None and init.first.label in asked]
+    if told:
+        notes.append(f"{', '.join(told)} was told the answer: it learned the study's own label from every training case, so it saves none.")
     if study.leaks.unknown:
         notes.append(f"{', '.join(study.leaks.unknown)} does not say what it was pretrained on, so a leak cannot be ruled out.")
     return notes

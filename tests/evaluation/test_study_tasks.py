@@ -224,6 +224,9 @@ def test_another_label_is_learned_first_and_kept(pictures: VolumeStore, tmp_path
     auroc = results[results["metric"] == "auroc"].set_index("init")["value"]
     assert auroc["blobs"] > auroc["random"], "it was told the answer"
     assert "label 'blob'" in facts["inits"]["blobs"]["words"]
+    assert any(note.startswith("blobs was told the answer") for note in facts["notes"]), (
+        "few labels are no saving where all were spent before"
+    )
     monkeypatch.setattr("medcl.evaluation.supervised.FinetuneFits", lambda *_: pytest.fail("learned again"))
     again, _ = _study(pictures, out, **changes, finetune=finetune)
     assert again.equals(results)
