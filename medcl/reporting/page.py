@@ -63,7 +63,7 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
     if not folders:
         raise UserError("RUN_OR_STUDY: give at least one folder that pretrain or evaluate made")
     studies, runs = [], []
-    for folder in map(Path, folders):
+    for folder in {folder.resolve(): folder for folder in map(Path, folders)}.values():  # the same one twice is shown once
         if (folder / FACTS).is_file():
             read_card(folder, "study")
             studies.append(read_study.read_study(folder))
@@ -189,11 +189,12 @@ def _run_panel(runs: Sequence[Run], figure: str, colours: Mapping[str, str]) -> 
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with their parent's where two are alike."""
-    names = [folder.resolve().name for folder in folders]
-    return [
-        name if names.count(name) == 1 else f"{folder.resolve().parent.name}/{name}" for folder, name in zip(folders, names, strict=True)
-    ]
+    """The folders' own names, with as many of the folders above them as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = [own[-1] for own in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        names = ["/".join(own[-depth:]) if names.count(name) > 1 else name for own, name in zip(parts, names, strict=True)]
+    return names
 
 
 def _report_title(studies: Sequence[Study], runs: Sequence[Run]) -> str:

@@ -219,6 +219,16 @@ def test_report_compares_runs_and_studies(study: Path, run: Path, tmp_path: Path
     assert "/home/someone" not in reader.text
 
 
+def test_runs_with_names_alike_are_told_apart_and_the_same_one_is_shown_once(run: Path, tmp_path: Path) -> None:
+    """Curves go by name: of two runs a/lr/moco and b/lr/moco one hid the other."""
+    for place in ("a", "b"):
+        shutil.copytree(run, tmp_path / place / "lr" / "moco")
+    write_report([tmp_path / "a" / "lr" / "moco", tmp_path / "b" / "lr" / "moco", run, run], tmp_path / "page.html")
+    reader = _read(tmp_path / "page.html")
+    assert "a/lr/moco" in reader.text and "b/lr/moco" in reader.text and str(tmp_path) not in reader.text
+    assert "3 pretraining runs" in reader.text
+
+
 def test_settings_on_a_page_say_nothing_of_whose_machine_it_was(run: Path) -> None:
     config = (run / "config.yaml").read_text().replace("policy: ct", "policy: /home/someone/policies/ct.yaml")
     (run / "config.yaml").write_text(config + "watch: {mlflow: {uri: 'https://someone:secret@tracker.example:5000/x'}}\n")
