@@ -36,7 +36,7 @@ def write_study_page(folder: Path) -> Path:
         written.add(name)
     for path in list(figures.iterdir()) if figures.is_dir() else ():
         if path.name.startswith(_OWN) and path.stem not in written:
-            path.unlink()  # of an earlier state of the study
+            path.unlink(missing_ok=True)  # of an earlier state of the study
     page = study.folder / PAGE
     write_text(page, render_page("medcl.reporting", "study.html", title=study.title, study=_study_content(study)))
     return page
