@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,11 @@ def _reference_words(study: Study) -> str:
 
 
 def _refusal(refusal: Mapping[str, Any]) -> dict[str, Any]:
-    possible = refusal["needed_fraction"] <= 1
+    fraction = refusal["needed_fraction"]
+    steps = 1000 if fraction < 0.1 else 100  # of what `percent` writes: rounded down, it would be refused again
     needs = (
-        f"{refusal['needed_patients']:,} patients ({percent(refusal['needed_fraction'])})"
-        if possible
+        f"{refusal['needed_patients']:,} patients ({percent(math.ceil(steps * fraction - 1e-9) / steps)})"
+        if fraction <= 1
         else "more labelled patients than there are"
     )
     return {"fraction": percent(refusal["fraction"]), "patients": refusal["num_patients"], "needs": needs, "reason": refusal["reason"]}

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from medcl.evaluation.label_fraction import num_labelled
 from medcl.foundation.errors import UserError
 from medcl.reporting.figures import draw_reliability, not_shown, to_svg, write_figure
-from medcl.reporting.page import write_report, write_study_page
+from medcl.reporting.page import _refusal, write_report, write_study_page
 from medcl.reporting.read_runs import headline_of, read_run, shown_config
 from medcl.reporting.read_study import interval, metric_words, number
 from tests.made_study import write_made_study
@@ -227,6 +228,13 @@ def test_runs_with_names_alike_are_told_apart_and_the_same_one_is_shown_once(run
     reader = _read(tmp_path / "page.html")
     assert "a/lr/moco" in reader.text and "b/lr/moco" in reader.text and str(tmp_path) not in reader.text
     assert "3 pretraining runs" in reader.text
+
+
+@pytest.mark.parametrize("needed, total", [(94, 7000), (30, 1000), (1234, 9999), (35, 1000), (14, 14)])
+def test_fraction_that_is_said_to_be_enough_is_enough(needed: int, total: int) -> None:
+    refusal = {"fraction": 0.01, "num_patients": 7, "needed_patients": needed, "needed_fraction": needed / total, "reason": "few"}
+    said = re.search(r"\(([\d.]+)%\)", _refusal(refusal)["needs"])
+    assert said is not None and num_labelled(total, float(said[1]) / 100) >= needed
 
 
 def test_settings_on_a_page_say_nothing_of_whose_machine_it_was(run: Path) -> None:
