@@ -71,5 +71,6 @@ def _label_of_rows(store: VolumeStore, label: str) -> list[str]:
         known = [] if labels is None else [str(name) for name in labels.columns if name not in ("volume_id", "patient_key", "mask_id")]
         raise UserError(f"probe_label '{label}': the store has no such label; it has: {', '.join(known) or 'none'}")
     key = "volume_id" if "volume_id" in labels.columns else "patient_key"
-    found = dict(zip(labels[key], labels[label], strict=True))
-    return [str(found[name]) if name in found and found[name] == found[name] else "" for name in store.index[key]]
+    known = labels[label].notna()
+    found = {name: str(value) for name, value in zip(labels.loc[known, key], labels.loc[known, label], strict=True)}
+    return [found.get(name, "") for name in store.index[key]]

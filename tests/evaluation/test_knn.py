@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from medcl.encoders import build_seeded
 from medcl.evaluation.knn import knn_probabilities, nearest
-from medcl.evaluation.probe import Probe
+from medcl.evaluation.probe import Probe, _label_of_rows
 from medcl.foundation.errors import UserError
 from medcl.store.volume_store import VolumeStore
 from tests.evaluation.made_stores import PICTURE_ENCODER, views
@@ -48,6 +49,13 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_probabilities(bank, label, query, 2)
     monkeypatch.setattr(knn, "_CHUNK", 60)
     assert knn_probabilities(bank, label, query, 2) == pytest.approx(whole)
+
+
+def test_probe_knows_no_class_of_the_unlabelled(pictures: VolumeStore) -> None:
+    """Before pandas 3 a missing text is None, which was a class of that name."""
+    labels = pd.DataFrame({"volume_id": ["v000", "v001", "v002"], "finding": pd.Series(["a", None, "b"], dtype=object)})
+    store = SimpleNamespace(index=pictures.index, labels=labels)
+    assert _label_of_rows(store, "finding")[:4] == ["a", "", "b", ""]  # pyright: ignore[reportArgumentType]
 
 
 def test_probe_has_two_halves_whoever_is_labelled(pictures: VolumeStore) -> None:
