@@ -27,7 +27,7 @@ class Classes:
         """A probability for each class."""
         return len(self.names)
 
-    def groups(self) -> tuple[None, tuple[str, ...]]:
+    def groups(self, part: np.ndarray | None = None) -> tuple[None, tuple[str, ...]]:
         """One for each class."""
         return None, tuple(f"class '{name}'" for name in self.names)
 

@@ -106,7 +106,7 @@ class Findings:
         """A probability for each finding."""
         return len(self.names)
 
-    def groups(self) -> tuple[np.ndarray, tuple[str, ...]]:
+    def groups(self, part: np.ndarray | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
         """Presence and absence of each."""
         membership = np.concatenate([self.label == 1, self.label == 0], axis=1)
         return membership, (*(f"'{name}'" for name in self.names), *(f"those without '{name}'" for name in self.names))

@@ -84,16 +84,17 @@ def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 class Quantity:
     """A Target (see there). label: (cases,) float32, in the quantity's own unit.
 
-    Draws are stratified by quarters of the cases.
+    Draws are stratified by quarters of the cases they are from: of all of them, a part need not hold two patients of each.
     """
 
     label: np.ndarray
     width: int = 1
 
-    def groups(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The quarters; fewer where many cases have the same value."""
-        quarter = np.searchsorted(np.quantile(self.label, (0.25, 0.5, 0.75)), self.label, side="right")
-        found = np.unique(quarter)
+    def groups(self, part: np.ndarray | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The quarters of the part; fewer where many of its cases have the same value."""
+        own = self.label if part is None else self.label[part]
+        edges = np.quantile(own, (0.25, 0.5, 0.75))
+        quarter, found = np.searchsorted(edges, self.label, side="right"), np.unique(np.searchsorted(edges, own, side="right"))
         return quarter[:, None] == found, tuple(QUARTERS[number] for number in found)
 
     def lacks(self, part: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,9 @@ def draw(cases: StudyCases, config: StudyConfig) -> Draws:
             "cases, or split otherwise (split.source, split.seed, split.test)"
         )
     train = splits.rows("train")
-    too_small = tuple(refused(cases.cases, train, config.fractions, config.draws, config.seed))
+    groups, words = cases.target.groups(train)
+    of_train = replace(cases.cases, groups=groups, words=words)
+    too_small = tuple(refused(of_train, train, config.fractions, config.draws, config.seed))
     fractions = tuple(fraction for fraction in config.fractions if fraction not in {refusal.fraction for refusal in too_small})
     if not fractions:
         last = too_small[-1]
@@ -202,7 +204,7 @@ def draw(cases: StudyCases, config: StudyConfig) -> Draws:
             f"{last.needed_patients} are needed: label more patients, or ask for larger fractions"
         )
     rows = {
-        (fraction, number): labelled_rows(cases.cases, train, fraction, number, config.seed)
+        (fraction, number): labelled_rows(of_train, train, fraction, number, config.seed)
         for fraction in fractions
         for number in range(config.draws)
     }

@@ -51,8 +51,8 @@ class Target(Protocol):
         """How many numbers are said of a case."""
         ...
 
-    def groups(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        """What draws are stratified by, and the words for it: see `Cases`."""
+    def groups(self, part: np.ndarray | None = None) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """What draws from `part` (None: from all cases) are stratified by, and the words for it: see `Cases`."""
         ...
 
     def lacks(self, part: np.ndarray) -> str:

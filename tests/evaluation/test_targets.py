@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,17 @@ def test_quarters_of_a_quantity_with_one_common_value() -> None:
     groups, words = Quantity(np.array([0.0] * 70 + [1, 2, 3] * 10, dtype=np.float32)).groups()
     assert groups.sum(1).tolist() == [1] * 100
     assert groups.shape[1] == len(words) == len([count for count in groups.sum(0) if count])
+
+
+def test_quarters_are_of_the_cases_that_are_drawn_from() -> None:
+    """The training part of a small cohort may hold one patient of the lowest quarter of all: no study of it was possible."""
+    target = Quantity(np.arange(40, dtype=np.float32))
+    train = np.arange(9, 40)
+    cases = Cases(np.array([f"p{number:02d}" for number in range(40)]), target.label, np.full(40, ""))
+    of_all, of_train = (replace(cases, groups=groups, words=words) for groups, words in (target.groups(), target.groups(train)))
+    assert [refusal.reason for refusal in refused(of_all, train, [1.0], 1, 0)] == ["fewer than 2 patients of the lowest quarter"]
+    assert not refused(of_train, train, [0.3, 1.0], 3, 0)
+    assert sorted(of_train.membership[train].sum(0).tolist()) == [7, 8, 8, 8]
 
 
 def _said(target: Findings, seed: int = 3) -> FindingPredictions:
