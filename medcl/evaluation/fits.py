@@ -16,6 +16,7 @@ import numpy as np
 from medcl.evaluation.findings import FindingPredictions
 from medcl.evaluation.quantity import ValuePredictions
 from medcl.evaluation.scores import Measured, Outcome, Outlined, Predictions
+from medcl.foundation.errors import UserError
 from medcl.foundation.files import read_json, write_json
 
 FITS = "fits"
@@ -56,11 +57,16 @@ class FitFolder:
         self.folder = Path(study) / FITS
 
     def load(self, key: FitKey, basis: str) -> Fit | None:
-        """The finished fit, or None where there is none, it stands on another basis (see `basis_of`), or says less than fits say now."""
+        """The finished fit, or None where there is none, it is broken or stands on another basis (see `basis_of`), or says less than fits
+        say now.
+        """
         path = self.folder / key.file
         if not path.is_file():
             return None
-        content = read_json(path)
+        try:
+            content = read_json(path)
+        except UserError:
+            return None  # one broken file need not cost the others: it is fitted again
         if content.get("basis") != basis or not _is_whole(content["outcome"]):
             return None
         validation = content["validation"]

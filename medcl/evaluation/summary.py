@@ -332,7 +332,7 @@ def _value(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], group:
 
 def _floor_sentences(plan: Plan, estimates: Mapping[Group, Mapping[str, Estimate]], inits: Iterable[str]) -> list[str]:
     """Who does not clear the floor with all labels, in any mode: a backbone that does not has learned nothing of use."""
-    most = max(plan.fractions)
+    most = max(fraction for _, _, fraction in estimates)  # of the plan's own fractions, retrieval has 1 whatever the labels
     floor = estimates.get((plan.floor, "linear", most))
     found = []
     for init in inits if floor else ():

@@ -122,6 +122,17 @@ def test_not_reached_is_said_plainly() -> None:
     assert "does not reach" in headline["sentence"]
 
 
+def test_who_stays_below_the_floor_is_said_where_all_labels_are_not_asked_for() -> None:
+    """Retrieval stands at fraction 1 whatever the labels; the floor was looked for there."""
+    plan = made_plan(inits=("random", "moco", "simclr"), modes=("linear",), fractions=(0.1, 0.5))
+    fits, patient = made_fits(plan)
+    names = {"moco": "pixels", "random": "weak", "simclr": "random"}
+    named = [replace(fit, key=replace(fit.key, init=names[fit.key.init])) for fit in fits]
+    other = replace(plan, inits=("random", "weak", "pixels"), fractions=(0.1, 0.5, 1.0))
+    sentences = summarise(other, named, patient).headline["sentences"]
+    assert any(sentence.startswith("weak stays below raw pixels with a linear probe at 50%") for sentence in sentences)
+
+
 def test_written_and_resumed_alike(summary: Summary, tmp_path: Path) -> None:
     plan = made_plan()
     fits, patient = made_fits(plan)
@@ -144,6 +155,11 @@ def test_fit_of_another_basis_is_not_reused(tmp_path: Path) -> None:
     assert folder.load(key, "one") is None
     saved = folder.save(Fit(key, 3, 2, outcome, {"learning_rate": 0.1}), "one")
     assert folder.load(key, "two") is None
+    path = folder.folder / key.file
+    whole = path.read_text()
+    path.write_text(whole[:50])
+    assert folder.load(key, "one") is None, "a torn file is fitted again, and does not stop the study"
+    path.write_text(whole)
     loaded = folder.load(key, "one")
     assert loaded is not None and np.isnan(loaded.validation)
     assert loaded.choice == {"learning_rate": 0.1}
