@@ -382,8 +382,9 @@ class _Fitter:
 
 
 def _at(mode: str, rate: float) -> str:
-    """The name of one trial of a mode that is tuned."""
-    return f"{mode}@{rate:g}"
+    """The name of one trial of a mode that is tuned: the rate can be read back from it."""
+    short = f"{rate:g}"
+    return f"{mode}@{short if float(short) == rate else repr(rate)}"
 
 
 def _one_draw(config: StudyConfig) -> StudyConfig:

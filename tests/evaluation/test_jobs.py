@@ -92,6 +92,15 @@ def test_tasks_that_begin_at_one_moment_all_begin(pictures: VolumeStore, backbon
     assert not failed
 
 
+def test_a_rate_of_many_digits_is_tried_as_it_is(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
+    """A task that read it back rounded made a fit that nobody asked for, and the last line did everything again."""
+    budget = {"num_steps": 2, "batch": 8, "learning_rates": [0.00123456789, 0.001], "looks": 1, "workers": 0}
+    config = study_config(pictures, backbone, modes=["finetune"], fractions=[0.2], draws=1, floor=False, finetune=budget)
+    study = begin_study(config, tmp_path / "study", Silent(), alone=False)
+    fill_share(study, Jobs(task=0, tasks=1))
+    assert all(study.is_fitted(key) for key in study.keys)
+
+
 def test_a_task_takes_its_own_fits_only(pictures: VolumeStore, backbone: Path, tmp_path: Path) -> None:
     study = begin_study(study_config(pictures, backbone, modes=["knn"], floor=False), tmp_path / "study", Silent(), alone=False)
     assert fill_share(study, Jobs(task=1, tasks=2)) == len(list((tmp_path / "study" / "fits").iterdir())) == 3
