@@ -18,7 +18,7 @@ from medcl.export.backbone import Backbone, find_backbone, load_backbone
 from medcl.foundation.config import Settings
 from medcl.foundation.errors import UserError
 from medcl.foundation.types import Features
-from medcl.store.recipe import Recipe, load_recipe
+from medcl.store.recipe import Recipe, load_recipe, recipe_hash
 from medcl.store.volume_store import VolumeStore
 from medcl.views.batched import ViewMaker
 
@@ -134,6 +134,11 @@ def initialisations(config: StudyConfig, stores: Stores) -> list[Initialisation]
 def _shared_view(config: StudyConfig, backbones: Mapping[str, Backbone], stores: Stores) -> tuple[Recipe, ViewMaker]:
     first = next(iter(backbones.values()), None)
     if config.views is None and first is not None:
+        if config.recipe and recipe_hash(load_recipe(config.recipe)) != recipe_hash(first.contract.recipe):
+            who = next(name for name in config.inits if name in backbones)
+            raise UserError(
+                f"recipe: scans are shown as init '{who}' was trained, so another would do nothing; leave it out, or give views, too"
+            )
         return first.contract.recipe, first.views
     recipe = load_recipe(config.recipe) if config.recipe else stores.own_recipe or (first.contract.recipe if first else None)
     if config.views is None or recipe is None:

@@ -191,6 +191,7 @@ def test_backbone_that_keeps_no_record_is_named(pictures: VolumeStore, tmp_path:
         ({"inits": {"random": VOLUME_ENCODER.model_dump()}, "views": {"policy": "xray", "size": [24, 24]}}, "spatial_dims is 3"),
         ({"inits": {"random": PICTURE_ENCODER.model_dump()}}, "'views' is missing"),
         ({"inits": {"moco": "nowhere"}}, "nowhere: no such folder"),
+        ({"recipe": "mr"}, "shown as init 'moco' was trained, so another would do nothing"),
     ],
 )
 def test_mistakes_say_the_way_out(pictures: VolumeStore, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
