@@ -212,7 +212,8 @@ class ProbeWatch:
 
 class TensorBoardWatch:
     """Writes every figure for TensorBoard, and now and then a sheet of views, one of nearest neighbours and the embeddings for its
-    projector (all of the batch at hand; points are named by row of the store). Put it last: it writes what the others found."""
+    projector (all of the batch at hand; points are named by row of the store; neither where a method's embeddings are not one a scan).
+    Put it last: it writes what the others found."""
 
     def __init__(self, folder: Path, views_every: int) -> None:
         self.folder, self.views_every = folder, views_every
@@ -241,9 +242,10 @@ class TensorBoardWatch:
             self._writer.close()
 
     def _draw(self, moment: Moment) -> None:
-        batch, embeddings = moment.batch, moment.output.embeddings[: len(moment.batch)].float()
+        batch = moment.batch
         self._writer.add_image("views (one row per scan)", view_sheet(batch.views), moment.step, dataformats="HW")
-        if len(embeddings) == len(batch):
+        if len(moment.output.embeddings) == len(batch) * distributed.world_size():  # of voxels there are more, the first all of one scan
+            embeddings = moment.output.embeddings[: len(batch)].float()  # the first process's own come first
             nearest = hardest_negatives(embeddings, batch.patient)[1]
             pairs = (batch.views[0][: len(nearest)], batch.views[0][nearest])
             self._writer.add_image("a scan beside its nearest of another patient", view_sheet(pairs), moment.step, dataformats="HW")

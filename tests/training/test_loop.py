@@ -291,6 +291,17 @@ def test_tensorboard_gets_figures_and_views(tmp_path: Path) -> None:
     assert sorted(names) == [str(row) for row in range(8)]
 
 
+def test_tensorboard_takes_no_voxel_for_a_scan(tmp_path: Path) -> None:
+    """vox2vec's embeddings are voxels: the first eight of them are all of one scan."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    method = made_method("vox2vec")
+    train(method, made_batches(method), made_config(num_steps=1), watchers=[TensorBoardWatch(tmp_path, 10)])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["images"] == ["views (one row per scan)"] and not list(tmp_path.rglob("metadata.tsv"))
+
+
 class _Normed(OnlyPull):
     """Looks at the other items of the batch, as BatchNorm does."""
 
