@@ -42,6 +42,7 @@ class ConVIRT(Method):
 
     num_views = 1
     uses_text = True
+    least_items = 3  # two rows, standardised, are 1 and -1 whatever they were
 
     def __init__(self, config: ConVIRTConfig, encoder: Encoder) -> None:
         super().__init__()

@@ -16,8 +16,9 @@ class Method(nn.Module):
 
     backbone: the network that is evaluated and exported. num_views: views of an item that `encode` expects. uses_text:
     whether it needs `Batch.text`. uses_local: whether it takes any number of local views after its own. num_points: how
-    many `Batch.points` of each item it needs. A method draws nothing at random and keeps what it remembers in buffers, so
-    that (state_dict, step) is all there is to resume from. `progress` runs from 0 to 1 over the run.
+    many `Batch.points` of each item it needs. least_items: the smallest world batch that teaches it anything. A method
+    draws nothing at random and keeps what it remembers in buffers, so that (state_dict, step) is all there is to resume
+    from. `progress` runs from 0 to 1 over the run.
     """
 
     backbone: Encoder
@@ -25,6 +26,7 @@ class Method(nn.Module):
     uses_text: bool = False
     uses_local: bool = False
     num_points: int = 0
+    least_items: int = 1
 
     def encode(self, batch: Batch, progress: float) -> tuple[Tensor, ...]:
         """Embeddings and codes, each (batch, ...); row i depends on item i only. Float embeddings may carry gradient."""

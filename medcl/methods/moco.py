@@ -48,6 +48,8 @@ class MoCo(Method):
     steps have negatives while the queue is empty.
     """
 
+    least_items = 3  # two rows, standardised, are 1 and -1 whatever they were
+
     def __init__(self, config: MoCoConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config

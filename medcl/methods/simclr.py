@@ -33,6 +33,8 @@ class SimCLRConfig(Settings):
 class SimCLR(Method):
     """`h = f(x)`, `z = g(h)`, and NT-Xent (eq. 1) over the 2N views of N items."""
 
+    least_items = 2  # the other one is the negative
+
     def __init__(self, config: SimCLRConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config

@@ -44,6 +44,7 @@ class SwAV(Method):
     """
 
     uses_local = True
+    least_items = 3  # two rows, standardised, are 1 and -1 whatever they were
 
     def __init__(self, config: SwAVConfig, encoder: Encoder) -> None:
         super().__init__()

@@ -145,6 +145,7 @@ class Run:
     """What one step needs. operations: floating-point operations of a step of this process, None until they were counted."""
 
     def __init__(self, method: Method, config: TrainingConfig, place: Place, watchers: Sequence[Watcher]) -> None:
+        _check_batch(method, config.world_batch)
         check_pieces(method, config.pieces, config.world_batch // place.world_size)
         self.method, self.config, self.place, self.watchers = method, config, place, watchers
         self.network = Network(method, config.network, place)
@@ -228,6 +229,14 @@ class Run:
             backbone = self.network.backbone()
             if self.place.rank == 0:
                 on_save(step, backbone)
+
+
+def _check_batch(method: Method, world_batch: int) -> None:
+    if world_batch < method.least_items:
+        raise UserError(
+            f"training.world_batch: {type(method).__name__} learns nothing from {world_batch} items at once; take at least "
+            f"{method.least_items}, better 32 and more, in as many training.pieces as memory asks for"
+        )
 
 
 def _checkpoints(folder: Path | None) -> Path | None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from medcl.foundation.errors import Stopped
+from medcl.foundation.errors import Stopped, UserError
 from medcl.foundation.progress import Silent
 from medcl.foundation.types import Batch
 from medcl.methods import Method
@@ -233,6 +233,21 @@ def test_overfits_eight_items_and_is_not_called_collapsed(name: str) -> None:
         left, right = standardised(left), standardised(right)  # as MoCo compares them; for the others only a shift
     hits = (left @ right.T).argmax(dim=1) == torch.arange(8)
     assert int(hits.sum()) >= 7
+
+
+@every_method
+def test_a_batch_too_small_to_teach_anything_is_refused(name: str) -> None:
+    """Standardised over two rows, or with no other row to compare with, every embedding has the same loss: its gradient is rounding."""
+    method = made_method(name)
+    for items in (method.least_items - 1, method.least_items):
+        if items:
+            method.zero_grad()
+            method(made_batches(method, world_batch=items).at(0), 0.0).loss.backward()
+            steepest = max(float(value.grad.abs().max()) for value in method.backbone.parameters())
+            assert (steepest > 1e-3) == (items == method.least_items), steepest
+    if method.least_items > 1:
+        with pytest.raises(UserError, match=r"training\.world_batch: \w+ learns nothing from \d items at once; take at least"):
+            train(method, made_batches(method, world_batch=1), made_config(world_batch=method.least_items - 1))
 
 
 @every_method

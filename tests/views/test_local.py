@@ -184,7 +184,7 @@ def _run(name: str, store: VolumeStore, path: Path) -> ViewsConfig:
     views, flat = with_local(name), name == "xray"
     encoder = {"name": "resnet", "depth": 10, "spatial_dims": 2 if flat else 3, "width": 4, "stem_kernel": 3, "stem_stride": 1}
     settings = {"store": str(store.folder), "encoder": encoder, "method": {"name": "swav", "num_prototypes": 4}}
-    settings |= {"views": views.model_dump(mode="json"), "training": {"num_steps": 2, "world_batch": 2, "workers": 0}}
+    settings |= {"views": views.model_dump(mode="json"), "training": {"num_steps": 2, "world_batch": 3, "workers": 0}}
     path.write_text(yaml.safe_dump(settings))
     return views
 
