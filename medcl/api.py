@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -21,13 +22,14 @@ from medcl.foundation import config as yaml_settings
 from medcl.foundation import distributed
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, write_card, write_json, write_text
+from medcl.foundation.lock import LOCK, alone_in
 from medcl.foundation.progress import Progress, Silent
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts, report_of_rows
 from medcl.methods import ConVIRTConfig, Method
 from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from, views_to_make
 from medcl.store.volume_store import VolumeStore
-from medcl.training.launch import here, joined
+from medcl.training.launch import here, joined, naming_lost_ranks
 from medcl.training.loop import TrainResult, train
 from medcl.training.metrics import read_metrics
 from medcl.training.rehearsal import Rehearsal, rehearse
@@ -69,12 +71,15 @@ def pretrain(path: Path | str, overrides: Overrides = (), *, out: Path | str | N
     settings = load_pretrain(path, overrides)
     folder = Path(out) if out else Path("runs") / Path(path).stem
     progress = progress or Silent()
-    with joined() as place:
+    with joined() as place, naming_lost_ranks(), ExitStack() as held:
         quiet = progress if place.rank == 0 else Silent()
         store = VolumeStore(settings.store)
         run = _Pretraining(settings, store, folder, quiet)
         if place.rank == 0:
-            run.open_folder()
+            run.check_folder()
+            if not (folder / CARD).is_file():
+                held.enter_context(alone_in(folder))
+                run.open_folder()
         distributed.barrier()
         if (folder / CARD).is_file():
             return Run(folder, folder / "backbone", [f"{folder} is finished already"] if place.rank == 0 else [])
@@ -96,7 +101,9 @@ def rehearse_pretraining(
     settings = load_pretrain(path, overrides)
     folder = Path(out) if out else Path("runs") / Path(path).stem
     run = _Pretraining(settings, VolumeStore(settings.store), folder, progress or Silent())
-    figures = rehearse(run.method, run.batches(here().gpu), settings.training, here())
+    run.check_folder()
+    run.watchers()
+    figures = rehearse(run.method, run.batches(here().gpu), settings.training, here(), weights=settings.initial)
     free = shutil.disk_usage(next(parent for parent in [folder, *folder.absolute().parents] if parent.is_dir())).free
     if figures.checkpoints_bytes > free:
         raise UserError(
@@ -175,18 +182,24 @@ class _Pretraining:
         self.maker = ViewMaker(settings.views, store.recipe, paired=self.method.uses_text)
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
 
-    def open_folder(self) -> None:
-        """Write the resolved settings, or make sure that the run in the folder was begun with the same ones."""
-        inputs = {"store": hash_of_folder(self.settings.store)}
+    def check_folder(self) -> None:
+        """Raise UserError unless the folder is empty, or the run in it was begun with the same settings and store. Nothing is written."""
         if (self.folder / INPUTS).is_file():
-            self._same_as_before(inputs)
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
+            self._same_as_before(read_json(self.folder / INPUTS))
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"--out {self.folder}: there is a file where a folder is to be; choose another --out")
+        elif self.folder.is_dir() and {*self.folder.iterdir()} - {self.folder / LOCK, *self.folder.glob(".*.partial")}:
             raise UserError(f"--out {self.folder}: exists and holds no run; name a new folder, or remove this one")
-        write_text(self.folder / CONFIG, yaml_settings.to_yaml(self.settings))
-        if self.method.uses_text:
+
+    def open_folder(self) -> None:
+        """Write what a run begins with and is not there yet: INPUTS first, by which a run that was killed right here is known again."""
+        self.check_folder()  # again: whoever held the folder until now may have begun another run
+        if not (self.folder / INPUTS).is_file():
+            write_json(self.folder / INPUTS, self._inputs())
+        if not (self.folder / CONFIG).is_file():
+            write_text(self.folder / CONFIG, yaml_settings.to_yaml(self.settings))
+        if self.method.uses_text and not (self.folder / TOKENIZER).is_file():
             self._train_tokenizer().save(self.folder / TOKENIZER)
-        write_json(self.folder / INPUTS, inputs)
 
     def learn(self, place: Any) -> TrainResult:
         """The loop, with everything handed in."""
@@ -196,7 +209,7 @@ class _Pretraining:
             self.settings.training,
             folder=self.folder,
             place=place,
-            watchers=self._watchers(),
+            watchers=self.watchers(),
             on_save=self.save_backbone,
             weights=self.settings.initial,
             progress=self.progress,
@@ -248,19 +261,26 @@ class _Pretraining:
             metrics=last_metrics(self.folder),
         )
 
+    def _inputs(self) -> dict[str, str]:
+        return {"store": hash_of_folder(self.settings.store)}
+
     def _same_as_before(self, inputs: dict[str, str]) -> None:
-        # Read back through the settings, so that one added since then counts as its default.
-        before = yaml_settings.load(PretrainConfig, self.folder / CONFIG).model_dump(mode="json")
-        now = self.settings.model_dump(mode="json")
-        changed = sorted(key for key in {*_flat(before), *_flat(now)} if _flat(before).get(key) != _flat(now).get(key))
-        changed = [key for key in changed if not f"{key}.".startswith(tuple(f"{free}." for free in FREE))]
+        changed = self._changed() if (self.folder / CONFIG).is_file() else []
         if changed:
-            shown = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now).get(key)}" for key in changed[:3])
             raise UserError(
-                f"--out {self.folder}: this run was begun with other settings ({shown}); take another --out, or the old settings"
+                f"--out {self.folder}: this run was begun with other settings ({', '.join(changed[:3])}); take another --out, or the old "
+                "settings"
             )
-        if read_json(self.folder / INPUTS) != inputs:
+        if inputs != self._inputs():
             raise UserError(f"--out {self.folder}: store {self.settings.store} is not the one this run was begun with; take another --out")
+
+    def _changed(self) -> list[str]:
+        # Read back through the settings, so that one added since then counts as its default.
+        before = _flat(yaml_settings.load(PretrainConfig, self.folder / CONFIG).model_dump(mode="json"))
+        now = _flat(self.settings.model_dump(mode="json"))
+        free = tuple(f"{key}." for key in FREE)
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key) and not f"{key}.".startswith(free))
+        return [f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed]
 
     def _train_tokenizer(self) -> tokens.Tokenizer:
         texts = self._report_texts()
@@ -282,7 +302,8 @@ class _Pretraining:
         assert isinstance(self.settings.method, ConVIRTConfig)
         return self.settings.method.text
 
-    def _watchers(self) -> Sequence[Watcher]:
+    def watchers(self) -> Sequence[Watcher]:
+        """Who looks on. Raises UserError where a tracker is missing, or the store has no such label to probe."""
         training, watch = self.settings.training, self.settings.watch
         watchers: list[Watcher] = [
             CollapseWatch(watch, self.progress),

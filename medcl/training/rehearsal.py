@@ -7,6 +7,7 @@ import statistics
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -36,8 +37,10 @@ class Rehearsal:
         return self.step_s * self.num_steps
 
 
-def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place: Place) -> Rehearsal:
-    """Take the first steps of a run and measure them; the method is changed by them.
+def rehearse(
+    method: Method, batches: BatchSource, config: TrainingConfig, place: Place, *, weights: Path | None = None
+) -> Rehearsal:
+    """Take the first steps of a run and measure them; the method is changed by them. weights: see `checkpoint.begin`.
 
     Raises what a run would: UserError where memory runs out or a loss is not finite, DataError where the data fail.
     """
@@ -45,6 +48,7 @@ def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place
     spent, waits = [], []
     with same_sums(place.device, config.network.exact), closing(batches.iterate(0, steps)) as source:
         run = Run(method, config, place, ())
+        checkpoint.begin(method, run.optimizer, None, weights=weights, average=run.network.average)
         for step, (batch, waited) in enumerate(timed(source)):
             begin = time.perf_counter()
             run.step(step, batch.to(place.device))  # reads the loss, so a GPU has finished

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from medcl import cli
+from medcl import api, cli
+from medcl.foundation.files import write_text
+from medcl.foundation.lock import alone_in
 from medcl.training.checkpoint import TENSORS
 from medcl.training.metrics import MetricsLog
+from tests.training.small_runs import free_port
 
 
 def _pretrain(*arguments: object):
@@ -106,6 +111,71 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     full = _pretrain(small_config, "--out", tmp_path / "other", "--dry-run")
     assert full.exit_code == 2 and "checkpoints need" in full.output
+
+
+def test_a_dry_run_refuses_what_the_run_would(small_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    for arguments, said in (
+        ([f"initial={tmp_path}/nowhere"], "nowhere: no such file"),
+        (["probe_label=nothing"], "probe_label 'nothing'"),
+        (["--out", tmp_path / "other"], "exists and holds no run"),
+    ):
+        result = _pretrain(small_config, "--out", tmp_path / "run", *arguments, "--dry-run")
+        assert result.exit_code == 2 and said in result.output, result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(small_config: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"):
+        refused = _pretrain(small_config, "--out", tmp_path / "run")
+    assert refused.exit_code == 2 and "another medcl is writing this folder" in refused.output, refused.output
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+    assert _pretrain(small_config, "--out", tmp_path / "run", "training.num_steps=1").exit_code == 0
+
+
+@pytest.mark.parametrize("written", ["config.yaml", "tokenizer.json"])
+def test_a_run_that_was_killed_while_its_folder_was_opened_goes_on(written: str, small_config: Path, tmp_path: Path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def write(path: Path, text: str) -> None:
+        if path.name == written:
+            raise Killed
+        write_text(path, text)
+
+    text = "method={name: convirt, text: {vocab_size: 400, length: 16, width: 16, layers: 1, heads: 2}}"
+    arguments = small_config, text, "training.num_steps=1", "--out", tmp_path / "run"
+    with monkeypatch.context() as patch:
+        for module in ("medcl.api", "medcl.encoders.tokenizer"):
+            patch.setattr(f"{module}.write_text", write)
+        with pytest.raises(Killed):
+            api.pretrain(small_config, [text, "training.num_steps=1"], out=tmp_path / "run")
+    (tmp_path / "run" / ".inputs.json.0123.partial").touch()
+    finished = _pretrain(*arguments)
+    assert finished.exit_code == 0, finished.output
+    assert {"config.yaml", "inputs.json", "tokenizer.json", "card.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_file_where_the_run_is_to_be_is_the_users_to_move(small_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        refused = _pretrain(small_config, "--out", out)
+        assert refused.exit_code == 2 and "there is a file where a folder is to be" in refused.output, refused.output
+
+
+def test_what_the_first_process_refuses_is_no_bug_to_the_others(small_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    port, said = str(free_port()), []
+    command = [sys.executable, "-m", "medcl", "pretrain", str(small_config), "--out", str(tmp_path / "run")]
+    for rank in (0, 1):
+        here = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environment = {**os.environ, **here, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        said.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment))
+    first, second = (process.communicate(timeout=120)[0] for process in said)
+    assert said[0].returncode == 2 and "exists and holds no run" in first, first
+    assert said[1].returncode == 1 and "rank 0 of 2 is gone" in second and "a bug in medcl" not in second, second
 
 
 def test_an_average_is_exported_and_what_only_saves_memory_may_change(small_config: Path, tmp_path: Path) -> None:
