@@ -55,8 +55,12 @@ def backward_in_pieces(engine: nn.Module, method: Method, batch: Batch, pieces: 
     """
     bounds = [len(batch) * piece // pieces for piece in range(pieces + 1)]
     parts = [batch.rows(start, stop) for start, stop in itertools.pairwise(bounds)]
+    seeds = torch.randint(2**62, (pieces,)).tolist()  # of each piece, so that dropout takes out the same both times
+    encoded = []
     with torch.no_grad():
-        encoded = [method.encode(part, progress) for part in parts]
+        for seed, part in zip(seeds, parts, strict=True):
+            torch.manual_seed(seed)
+            encoded.append(method.encode(part, progress))
     leaves = tuple(_leaf(torch.cat(tensors)) for tensors in zip(*encoded, strict=True))
     output = method.compare(gather_all(leaves), progress)
     cotangents, extra = _gradients(output.loss, leaves, method)
@@ -64,6 +68,7 @@ def backward_in_pieces(engine: nn.Module, method: Method, batch: Batch, pieces: 
         last = piece == pieces - 1
         with contextlib.nullcontext() if last or not hasattr(engine, "no_sync") else engine.no_sync():  # type: ignore[operator]
             own = [None if wanted is None else wanted[bounds[piece] : bounds[piece + 1]] for wanted in cotangents]
+            torch.manual_seed(seeds[piece])
             engine(part, progress, own, extra if last else None).backward()
     return output
 

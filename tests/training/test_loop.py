@@ -234,6 +234,27 @@ def test_pieces_reach_parameters_that_only_compare_uses() -> None:
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6)
 
 
+class _Dropped(OnlyPull):
+    """Keeps what was dropped out of each batch that was encoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.found = torch.nn.Dropout(0.5), []
+
+    def encode(self, batch: Batch, progress: float) -> tuple[torch.Tensor, ...]:
+        embeddings = tuple(self.dropout(value) for value in super().encode(batch, progress))
+        self.found.append(torch.cat(embeddings).detach() != 0)
+        return embeddings
+
+
+def test_pieces_drop_out_the_same_when_they_are_computed_again() -> None:
+    """Or the loss's gradient would enter a network other than the one that it is of."""
+    method = _Dropped()
+    backward_in_pieces(Stepped(method), method, made_batches(method).at(0), 2, 0.0)
+    first, second, *again = method.found
+    assert not torch.equal(first, second) and all(map(torch.equal, (first, second), again))
+
+
 def test_training_in_pieces_learns_the_same(tmp_path: Path) -> None:
     weights = []
     for pieces in (1, 4):

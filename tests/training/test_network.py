@@ -103,6 +103,16 @@ def test_a_stopped_run_goes_on_with_its_average_bit_for_bit(name: str, tmp_path:
     assert {key.split(".")[0] for key in _learned(tmp_path / "cut")} == {"average", "method"}
 
 
+def test_an_average_has_what_its_network_remembers() -> None:
+    """Nothing passes through the average, so that a BatchNorm of it would count nothing, and be exported so."""
+    method = made_method("simclr")
+    method.backbone.bn1 = nn.BatchNorm2d(8)
+    found: list[nn.Module] = []
+    train(method, made_batches(method), _config(ema=0.5), place=CPU, on_save=_kept_in(found))
+    assert int(found[-1].bn1.num_batches_tracked) == 2 * NUM_STEPS
+    assert torch.equal(found[-1].bn1.running_mean, method.backbone.bn1.running_mean) and float(found[-1].bn1.running_mean.abs().max()) > 0
+
+
 def test_an_average_begins_from_a_checkpoint_without_one(tmp_path: Path) -> None:
     run("simclr", tmp_path, config=_config())
     method = made_method("simclr")
