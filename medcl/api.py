@@ -27,7 +27,7 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts, report_of_rows
 from medcl.methods import ConVIRTConfig, Method
-from medcl.run_config import Overrides, PretrainConfig, load_pretrain, load_study, rows_to_learn_from, views_to_make
+from medcl.run_config import Overrides, PretrainConfig, check_views, load_pretrain, load_study, rows_to_learn_from, views_to_make
 from medcl.store.volume_store import VolumeStore
 from medcl.training.launch import here, joined, naming_lost_ranks
 from medcl.training.loop import TrainResult, train
@@ -179,6 +179,7 @@ class _Pretraining:
         encoder = build_seeded(settings.encoder, seed=settings.training.seed, purpose="encoder")
         self.method: Method = build_seeded(settings.method, encoder, seed=settings.training.seed, purpose="method")
         self.num_views = views_to_make(settings, self.method)
+        check_views(settings, self.method)
         self.maker = ViewMaker(settings.views, store.recipe, paired=self.method.uses_text)
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from medcl.encoders import EncoderConfig
@@ -73,6 +74,23 @@ def views_to_make(settings: PretrainConfig, method: Method) -> int:
     return method.num_views + settings.views.num_local
 
 
+def check_views(settings: PretrainConfig, method: Method) -> None:
+    """Raise UserError where the encoder cannot take the views, before anything is written: it is shown an empty one of each size."""
+    views, name = settings.views, settings.encoder.name
+    channels = getattr(settings.encoder, "in_channels", 1)
+    if channels != 1:
+        raise UserError(f"encoder.in_channels: {channels}, but a scan of a store is one grey channel; leave it out")
+    sizes = {"views.size": views.size} | ({"views.local.size": views.local.size} if views.local else {})
+    method.backbone.eval()
+    for key, size in sizes.items():
+        try:
+            with torch.no_grad():
+                method.backbone(torch.zeros(1, 1, *size))
+        except (ValueError, RuntimeError) as error:  # the encoder's words, or torch's: an axis that shrinks to nothing, say
+            raise UserError(f"{key} {list(size)} does not suit encoder '{name}': {str(error).splitlines()[0]}; take another size") from None
+    method.backbone.train()
+
+
 def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:
     """Read, override and validate a study YAML."""
     from medcl.evaluation.study import StudyConfig
@@ -83,14 +101,16 @@ def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:
 def rows_to_learn_from(settings: PretrainConfig, store: VolumeStore, needs_text: bool) -> list[int]:
     """Rows of the store's index that pretraining uses: right split, one of each pixel hash, with a report if needed."""
     index = store.index
-    use = index["split"].isin(["", *settings.splits]) & ~index["pixel_hash"].duplicated()
+    told = np.ones(len(index), dtype=bool)
     if needs_text:
         if store.reports is None:
             raise UserError(
                 f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV"
             )
-        use &= np.array([bool(text.strip()) for text in report_of_rows(index, store.reports)])
-    rows = [int(row) for row in use.to_numpy().nonzero()[0]]
+        told = np.array([bool(text.strip()) for text in report_of_rows(index, store.reports)], dtype=bool)
+    # Of equal scans the first one that has what is needed: the copy without a report may come first.
+    use = index["split"].isin(["", *settings.splits])[told] & ~index["pixel_hash"][told].duplicated()
+    rows = np.flatnonzero(told)[use.to_numpy()].tolist()
     if len(rows) < 2:
         raise UserError(f"{settings.store}: {len(rows)} scans to learn from with splits {list(settings.splits)}; at least 2 are needed")
     return rows

@@ -126,6 +126,26 @@ def test_a_dry_run_refuses_what_the_run_would(small_config: Path, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+SWIN = "encoder={name: swin_unetr, spatial_dims: 2, width: 12}"
+SMALL_LOCAL = "views={policy: xray, size: [48, 48], local: {size: [24, 24]}}"
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["encoder.in_channels=3"], "encoder.in_channels: 3, but a scan of a store is one grey channel"),
+        ([SWIN], "views.size [24, 24] does not suit encoder 'swin_unetr': sides [24, 24] are not all multiples of 32"),
+        (["encoder.norm=instance", "method={name: swav}", SMALL_LOCAL], "views.local.size [24, 24] does not suit encoder 'resnet'"),
+    ],
+    ids=["channels", "size", "local size"],
+)
+def test_views_that_the_encoder_cannot_take_are_refused(settings, said: str, more, small_config: Path, tmp_path: Path) -> None:
+    refused = _pretrain(small_config, "--out", tmp_path / "run", *settings, *more)
+    assert refused.exit_code == 2 and said in refused.output, refused.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_written_by_one_run_at_a_time(small_config: Path, tmp_path: Path) -> None:
     with alone_in(tmp_path / "run"):
         refused = _pretrain(small_config, "--out", tmp_path / "run")

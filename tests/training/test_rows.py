@@ -38,6 +38,13 @@ def test_a_missing_or_empty_report_leaves_its_scan_out_and_stops_nothing() -> No
     assert rows_to_learn_from(settings(splits=["train"]), store, needs_text=True) == [0, 1]
 
 
+def test_of_equal_pictures_the_one_with_a_report_is_learned_from() -> None:
+    """An export may hold a picture twice, and its report belong to the second one."""
+    index = INDEX.assign(pixel_hash=["a", "b", "c", "d", "d", "d"], report_id=["r0", "r1", "r2", "r4", "", "r1"])
+    store = SimpleNamespace(index=index, reports=REPORTS)
+    assert rows_to_learn_from(settings(splits=["train"]), store, needs_text=True) == [0, 1, 5]
+
+
 def test_too_few_is_said() -> None:
     with pytest.raises(UserError, match="needs reports and this store has none"):
         rows_to_learn_from(settings(), SimpleNamespace(index=INDEX, reports=None), needs_text=True)
