@@ -75,7 +75,7 @@ def begin(
     Raises UserError where `resume` or `weights` was given and does not fit.
     """
     say = progress or Silent()
-    own = newest(folder, say) if folder else None
+    own = newest(folder, say, own=True) if folder else None
     if own is not None:
         return restore(own, method, optimizer, average)
     if resume is not None:
@@ -147,21 +147,22 @@ def _best(folder: Path, keep: KeepConfig) -> Path | None:
     return (max if keep.best_is == "highest" else min)(values, key=lambda path: values[path], default=None)
 
 
-def newest(folder: Path, progress: Progress | None = None) -> Path | None:
-    """The newest sound checkpoint, or None; partial ones left by a crash are swept.
+def newest(folder: Path, progress: Progress | None = None, *, own: bool = False) -> Path | None:
+    """The newest sound checkpoint, or None; broken ones are skipped with a warning.
 
-    Broken ones are skipped with a warning and set aside as `step-N.damaged`, so that they do not count among those kept.
+    own: the run that the folder belongs to asks. Only it may sweep partial ones left by a crash, for in another's folder they may be
+    in the making, and set broken ones aside as `step-N.damaged`, so that they do not count among those kept.
     """
     first = distributed.rank() == 0
-    if first:
-        for orphan in folder.glob("step-*.partial"):
-            shutil.rmtree(orphan, ignore_errors=True)
+    for orphan in folder.glob("step-*.partial") if own and first else ():
+        shutil.rmtree(orphan, ignore_errors=True)
     for path in _found(folder):
         try:
             _read_state(path)
         except UserError as error:
             if first:
-                (progress or Silent()).say(f"warning: {error}; set aside, trying the one before")
+                (progress or Silent()).say(f"warning: {error}; {'set aside, ' if own else ''}trying the one before")
+            if own and first:
                 path.rename(_unused(path.with_suffix(".damaged")))
         else:
             return path

@@ -83,7 +83,7 @@ def test_two_are_kept_and_orphans_swept(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         checkpoint.save(tmp_path, step, method, optimizer)
     (tmp_path / "step-20.partial").mkdir()
-    assert checkpoint.newest(tmp_path) == tmp_path / "step-15"
+    assert checkpoint.newest(tmp_path, own=True) == tmp_path / "step-15"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "step-10", "step-15"]
 
 
@@ -101,6 +101,19 @@ def test_a_damaged_newest_is_set_aside_for_the_one_before(tmp_path: Path) -> Non
     assert (tmp_path / "step-10.damaged").is_dir()
     (tmp_path / "step-5" / "state.json").unlink()
     assert checkpoint.begin(*_fresh(), tmp_path).step == 0
+
+
+def test_who_only_reads_a_runs_checkpoints_changes_none(tmp_path: Path) -> None:
+    """The run may be writing one, as a study reads another or a second run begins from it."""
+    method, optimizer = _trained()
+    for step in (5, 10):
+        checkpoint.save(tmp_path, step, method, optimizer)
+    (tmp_path / "step-15.partial").mkdir()
+    (tmp_path / "step-10" / "state.json").unlink()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-5"
+    assert checkpoint.begin(*_fresh(), None, resume=tmp_path).step == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
