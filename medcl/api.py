@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -323,10 +324,10 @@ class _Pretraining:
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
-    """The newest value of every figure in a run's `metrics.jsonl` but the speed, which differs from machine to machine."""
+    """The newest finite value of every figure in a run's `metrics.jsonl` but the speed, which differs from machine to machine."""
     found: dict[str, float] = {}
     for record in read_metrics(folder / "metrics.jsonl"):
-        found |= {name: value for name, value in record.items() if name not in SPEED}
+        found |= {name: value for name, value in record.items() if name not in SPEED and math.isfinite(value)}
     return found
 
 

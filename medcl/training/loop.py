@@ -113,8 +113,8 @@ def train(
         else:
             progress.say(f"going on after step {start.step} of {config.num_steps}")
         run.latest = dict(start.figures)
-        if config.precision == "bf16" and not run.low_precision:
-            progress.say("training.precision is bf16, which is for GPUs: computing in fp32 here")
+        for doubt in _doubts(config, run.low_precision):
+            progress.say(doubt)
         log = MetricsLog(folder / "metrics.jsonl" if folder else None, start.step)
         figures: dict[str, float] = {}
         stack.enter_context(naming_lost_ranks())
@@ -241,6 +241,18 @@ def _check_batch(method: Method, world_batch: int) -> None:
 
 def _checkpoints(folder: Path | None) -> Path | None:
     return folder / "checkpoints" if folder else None
+
+
+def _doubts(config: TrainingConfig, low_precision: bool) -> Iterator[str]:
+    """What a person may not have meant."""
+    if config.precision == "bf16" and not low_precision:
+        yield "training.precision is bf16, which is for GPUs: computing in fp32 here"
+    if config.schedule.warmup_steps > config.num_steps:
+        share = learning_rate_share(config.num_steps - 1, config.num_steps, config.schedule)
+        yield (
+            f"warning: training.schedule.warmup_steps {config.schedule.warmup_steps} is more than training.num_steps {config.num_steps}: "
+            f"the learning rate only rises, to {share:.1%} of training.optimizer.lr"
+        )
 
 
 def _remember(start: checkpoint.Start, watchers: Sequence[Watcher], config: TrainingConfig) -> None:

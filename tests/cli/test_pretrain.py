@@ -177,6 +177,14 @@ def test_a_run_that_was_killed_while_its_folder_was_opened_goes_on(written: str,
     assert {"config.yaml", "inputs.json", "tokenizer.json", "card.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
+def test_a_figure_that_is_not_a_number_spoils_no_card(tmp_path: Path) -> None:
+    """JSON has no NaN: the run ended, hours later, where its card was to be written."""
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
+    for step, accuracy in ((1, 0.5), (2, float("nan"))):
+        log.write({"step": step, "items_per_s": 3.0, "probe/accuracy": accuracy, "a_methods_own": float("inf")})
+    assert api.last_metrics(tmp_path) == {"step": 2, "probe/accuracy": 0.5}
+
+
 def test_a_file_where_the_run_is_to_be_is_the_users_to_move(small_config: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "run"):

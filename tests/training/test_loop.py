@@ -377,6 +377,16 @@ def test_where_a_run_goes_on_is_said(tmp_path: Path) -> None:
     assert said == ["going on after step 2 of 4"]
 
 
+def test_a_warm_up_longer_than_the_run_is_said() -> None:
+    """The default of 100 steps leaves a run of 30, all of it, at less than a third of the rate that was asked for."""
+    said: list[str] = []
+    progress = SimpleNamespace(say=said.append, track=lambda items, total, what, done=0: iter(items))
+    for warmup_steps in (3, 4):
+        method, config = made_method("simclr"), made_config(num_steps=3, schedule={"warmup_steps": warmup_steps})
+        train(method, made_batches(method), config, progress=progress)  # type: ignore[arg-type]
+    assert len(said) == 1 and "warmup_steps 4 is more than training.num_steps 3" in said[0] and "to 75.0% of" in said[0]
+
+
 @pytest.mark.parametrize(("shares", "times"), [((0.4, 0.1, 0.4, 0.1), 0), ((0.4, 0.1, 0.3, 0.5, 0.6), 1)], ids=["now and then", "always"])
 def test_waiting_for_data_is_said_once(shares: tuple[float, ...], times: int) -> None:
     said: list[str] = []
