@@ -44,6 +44,19 @@ def union_of(group: str, *built_in: type[Settings]) -> Any:
     return Annotated[reduce(lambda a, b: a | b, classes), Field(discriminator="name")]
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which yaml itself would drop the first in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping's contents."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' comes twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML file safely; `base: other.yaml` (relative to the file) is laid under it, one level deep."""
     path = Path(path)
@@ -61,7 +74,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such settings file")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _OnceEach)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -101,7 +114,7 @@ def _split_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"override '{text}': expected key.path=value, for example training.num_steps=1000")
     try:
-        return key, yaml.safe_load(value)
+        return key, yaml.load(value, _OnceEach)
     except yaml.YAMLError:
         raise UserError(f"override '{text}': the value is not readable as YAML") from None
 

@@ -71,6 +71,7 @@ def test_settings_are_frozen() -> None:
         ("[1, 2]", "expected `key: value` lines, found list"),
         ("shape: {name: circle", "not readable as YAML"),
         ("base: top.yaml\nshape: {name: circle}", "only one level"),
+        ("shape: {name: circle}\nnum_steps: 2\nshape: {name: circle, radius_mm: 2}", "the key 'shape' comes twice"),
         ("x: !!python/object/apply:os.system ['true']", "not readable as YAML"),
     ],
 )
@@ -83,7 +84,7 @@ def test_a_mistake_is_named_with_its_way_out(tmp_path: Path, text: str, message:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("override", ["num_steps", "=3", "num_steps={"])
+@pytest.mark.parametrize("override", ["num_steps", "=3", "num_steps={", "shape={name: circle, name: square}"])
 def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
     path = _write(tmp_path, "top.yaml", "shape: {name: circle}")
     with pytest.raises(UserError, match="override"):
