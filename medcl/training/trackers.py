@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +51,19 @@ def _require(package: str) -> None:
         raise UserError(f"watch.{package}: the package {package} is missing; pip install {package}, or leave the setting out")
 
 
+@contextmanager
+def _answering(tracker: str) -> Iterator[None]:
+    """Say whose failure it is where a tracker refuses or its server is away: each has exceptions of its own kinds, below none in common."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"watch.{tracker}: it takes no figures ({type(error).__name__}: {reason}); mend it or leave the setting out, then the same "
+            "command goes on from the last checkpoint"
+        ) from error
+
+
 class MLflowWatch:
     """Tells MLflow what the watchers before it found; a resumed run goes on as the same one."""
 
@@ -61,18 +76,20 @@ class MLflowWatch:
     def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
         """Sends from the first process; adds no figure."""
         if figures and distributed.rank() == 0:
-            client = self._client = self._client or self._begin()
-            from mlflow.entities import Metric  # type: ignore[import-not-found]
+            with _answering("mlflow"):
+                client = self._client = self._client or self._begin()
+                from mlflow.entities import Metric  # type: ignore[import-not-found]
 
-            now = round(time.time() * 1000)
-            client.log_batch(self.state["run"], [Metric(name, value, now, moment.step) for name, value in figures.items()])
+                now = round(time.time() * 1000)
+                client.log_batch(self.state["run"], [Metric(name, value, now, moment.step) for name, value in figures.items()])
             self._ended = moment.step == moment.num_steps
         return {}
 
     def close(self) -> None:
         """Tell whether the run reached its end."""
         if self._client is not None:
-            self._client.set_terminated(self.state["run"], "FINISHED" if self._ended else "KILLED")
+            with _answering("mlflow"):
+                self._client.set_terminated(self.state["run"], "FINISHED" if self._ended else "KILLED")
 
     def _begin(self) -> Any:
         tell_nobody()
@@ -97,14 +114,16 @@ class WandbWatch:
     def look(self, moment: Moment, figures: dict[str, float]) -> dict[str, float]:
         """Writes or sends from the first process; adds no figure."""
         if figures and distributed.rank() == 0:
-            run = self._run = self._run or self._begin()
-            run.log(figures, step=moment.step)
+            with _answering("wandb"):
+                run = self._run = self._run or self._begin()
+                run.log(figures, step=moment.step)
         return {}
 
     def close(self) -> None:
         """Flush."""
         if self._run is not None:
-            self._run.finish()
+            with _answering("wandb"):
+                self._run.finish()
 
     def _begin(self) -> Any:
         tell_nobody()

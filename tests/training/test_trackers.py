@@ -105,5 +105,19 @@ def test_a_missing_package_is_named_with_the_way_out(tracker, package: str, tmp_
         tracker.build(tmp_path)
 
 
+@pytest.mark.parametrize(("tracker", "begin"), [(MLflowConfig(uri="http://away:5000"), "MlflowClient"), (WandbConfig(mode="online"), "init")])
+def test_a_server_that_is_away_is_the_users_to_mend(tracker, begin: str, stand_ins: Path, tmp_path: Path, monkeypatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host\nand much more")
+
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    package = "mlflow" if begin == "MlflowClient" else "wandb"
+    monkeypatch.setattr(importlib.import_module(package), begin, away)
+    with pytest.raises(UserError, match=rf"watch\.{package}: it takes no figures \(ConnectionError: no route to host\)"):
+        run("simclr", tmp_path / "out", [tracker.build(tmp_path / "out")], made_config(num_steps=1))
+
+
 def test_none_is_told_by_default() -> None:
     assert WatchConfig().mlflow is None and WatchConfig().wandb is None
