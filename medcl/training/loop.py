@@ -296,9 +296,12 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _not_finite(step: int, batch: Batch, config: TrainingConfig, what: str) -> Exception:
     bad = [not bool(torch.stack([view[row].isfinite().all() for view in batch.views]).all()) for row in range(len(batch))]
+    elsewhere = distributed.any_process(any(bad), batch.item.device)  # loss and gradient are everyone's, so that every process asks
     if any(bad):
         rows = batch.item[torch.tensor(bad, device=batch.item.device)].tolist()
         return DataError(f"step {step}: the views of store rows {rows} hold values that are not finite; run `medcl preview` on the store")
+    if elsewhere:
+        return DataError(f"step {step}: views of another process hold values that are not finite; its message names their store rows")
     return UserError(
         f"step {step}: the {what} is not finite (store rows {batch.item.tolist()}, all views finite); lower training.optimizer.lr "
         f"({config.optimizer.lr:g}) or lengthen training.schedule.warmup_steps; the last checkpoint is still good"

@@ -37,9 +37,7 @@ class Rehearsal:
         return self.step_s * self.num_steps
 
 
-def rehearse(
-    method: Method, batches: BatchSource, config: TrainingConfig, place: Place, *, weights: Path | None = None
-) -> Rehearsal:
+def rehearse(method: Method, batches: BatchSource, config: TrainingConfig, place: Place, *, weights: Path | None = None) -> Rehearsal:
     """Take the first steps of a run and measure them; the method is changed by them. weights: see `checkpoint.begin`.
 
     Raises what a run would: UserError where memory runs out or a loss is not finite, DataError where the data fail.

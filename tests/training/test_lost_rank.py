@@ -12,12 +12,40 @@ import torch
 from safetensors.torch import load_file
 
 from medcl.foundation.errors import MedclError
+from medcl.training import train
 from medcl.training.checkpoint import TENSORS
 from medcl.training.launch import Place
 from medcl.training.watchers import Moment
-from tests.training.small_runs import made_config, run, start_processes
+from tests.training.small_runs import in_processes, made_batches, made_config, made_method, run, start_processes
 
 SGD = {"name": "sgd"}  # Adam would blow the rounding noise of a bias that the loss does not depend on up to whole steps
+
+
+class _SpoilsRank1:
+    def __init__(self, batches) -> None:
+        self.batches = batches
+
+    def iterate(self, start: int, stop: int):
+        for step, batch in enumerate(self.batches.iterate(start, stop), start=start):
+            if step == 2 and torch.distributed.get_rank() == 1:
+                batch.views[0][1] = float("nan")
+            yield batch
+
+
+def _spoiled(place: Place, folder: Path) -> None:
+    method = made_method("moco")
+    try:
+        train(method, _SpoilsRank1(made_batches(method)), made_config(), place=place)
+    except MedclError as error:
+        (folder / f"said-by-{place.rank}").write_text(f"{error.exit_code} {error}")
+
+
+def test_views_that_are_not_finite_are_the_datas_fault_on_every_process(tmp_path: Path) -> None:
+    """Those whose own views are fine said that the learning rate was too high, the first process among them."""
+    in_processes(2, _spoiled, tmp_path)
+    first, second = ((tmp_path / f"said-by-{rank}").read_text() for rank in (0, 1))
+    assert first.startswith("3 step 2: views of another process hold values that are not finite")
+    assert second.startswith("3 step 2: the views of store rows [")
 
 
 class _DiesAt:

@@ -105,7 +105,9 @@ def test_a_missing_package_is_named_with_the_way_out(tracker, package: str, tmp_
         tracker.build(tmp_path)
 
 
-@pytest.mark.parametrize(("tracker", "begin"), [(MLflowConfig(uri="http://away:5000"), "MlflowClient"), (WandbConfig(mode="online"), "init")])
+@pytest.mark.parametrize(
+    ("tracker", "begin"), [(MLflowConfig(uri="http://away:5000"), "MlflowClient"), (WandbConfig(mode="online"), "init")]
+)
 def test_a_server_that_is_away_is_the_users_to_mend(tracker, begin: str, stand_ins: Path, tmp_path: Path, monkeypatch) -> None:
     def away(*_: object, **__: object) -> None:
         raise ConnectionError("no route to host\nand much more")
