@@ -18,7 +18,7 @@ import torch
 from medcl.encoders import Encoder, build_seeded
 from medcl.encoders import tokenizer as tokens
 from medcl.evaluation.probe import Probe
-from medcl.export.backbone import Provenance, save_backbone
+from medcl.export.backbone import Provenance, find_backbone, items_of, save_backbone
 from medcl.foundation import config as yaml_settings
 from medcl.foundation import distributed
 from medcl.foundation.errors import UserError
@@ -30,6 +30,7 @@ from medcl.loading.texts import ReportTexts, report_of_rows
 from medcl.methods import ConVIRTConfig, Method
 from medcl.run_config import Overrides, PretrainConfig, check_views, load_pretrain, load_study, rows_to_learn_from, views_to_make
 from medcl.store.volume_store import VolumeStore
+from medcl.training.checkpoint import TENSORS
 from medcl.training.launch import here, joined, naming_lost_ranks
 from medcl.training.loop import TrainResult, train
 from medcl.training.metrics import read_metrics
@@ -104,7 +105,7 @@ def rehearse_pretraining(
     run = _Pretraining(settings, VolumeStore(settings.store), folder, progress or Silent())
     run.check_folder()
     run.watchers()
-    figures = rehearse(run.method, run.batches(here().gpu), settings.training, here(), weights=settings.initial)
+    figures = rehearse(run.method, run.batches(here().gpu), settings.training, here(), weights=run.initial())
     free = shutil.disk_usage(next(parent for parent in [folder, *folder.absolute().parents] if parent.is_dir())).free
     if figures.checkpoints_bytes > free:
         raise UserError(
@@ -185,13 +186,15 @@ class _Pretraining:
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
 
     def check_folder(self) -> None:
-        """Raise UserError unless the folder is empty, or the run in it was begun with the same settings and store. Nothing is written."""
+        """Raise UserError unless a run could begin in the folder, or was begun in it with the same settings and store; write nothing."""
         if (self.folder / INPUTS).is_file():
             self._same_as_before(read_json(self.folder / INPUTS))
         elif self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--out {self.folder}: there is a file where a folder is to be; choose another --out")
         elif self.folder.is_dir() and {*self.folder.iterdir()} - {self.folder / LOCK, *self.folder.glob(".*.partial")}:
             raise UserError(f"--out {self.folder}: exists and holds no run; name a new folder, or remove this one")
+        elif (given := self.initial()) is not None and not given.exists():
+            raise UserError(f"initial: {given}: no such file; expected a backbone folder or its weights.safetensors")
 
     def open_folder(self) -> None:
         """Write what a run begins with and is not there yet: INPUTS first, by which a run that was killed right here is known again."""
@@ -213,7 +216,7 @@ class _Pretraining:
             place=place,
             watchers=self.watchers(),
             on_save=self.save_backbone,
-            weights=self.settings.initial,
+            weights=self.initial(),
             progress=self.progress,
         )
 
@@ -235,6 +238,11 @@ class _Pretraining:
             on_unreadable=self.progress.say if training.on_unreadable == "skip" else None,
         )
 
+    def initial(self) -> Path | None:
+        """The weights to begin from. Raises UserError where they are those of a run that is not finished."""
+        given = self.settings.initial
+        return find_backbone(given) if given is not None and given.is_dir() and not (given / TENSORS).is_file() else given
+
     def save_backbone(self, step: int, encoder: Encoder) -> None:
         """Write `backbone/`, proven by loading it back; at step 0 too, so that a run that could not be exported never starts."""
         index = self.store.index.iloc[self.rows]
@@ -246,6 +254,8 @@ class _Pretraining:
             licence=self.settings.licence,
             metrics=last_metrics(self.folder) if step else {},
             items=index,
+            # A run that goes on may outlive the weights it began with; then its own backbone, written at step 0, has the list.
+            initial=items_of(self.initial() if (given := self.settings.initial) is None or given.exists() else self.folder / "backbone"),
         )
         save_backbone(encoder, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medcl.export.backbone import TRAINING_ITEMS
+from medcl.export.backbone import TRAINING_ITEMS, UNKNOWN
 from medcl.foundation.errors import DataError
+from medcl.foundation.files import CARD, read_json
 from medcl.ingest.duplicates import near_any
 from medcl.ingest.manifest import read_parquet
 
@@ -90,6 +91,8 @@ def check_leaks(backbones: dict[str, Path], test: Scored, transductive: bool) ->
             continue
         met = _meet(folder / TRAINING_ITEMS, test)
         checked.append(name)
+        if _began_unknown(folder):
+            unknown.append(f"what {name} began with")
         total = _Met(total.patients | met.patients, total.images | met.images, total.near | met.near)
         if met.is_leak(len(test.pixel_hash)):
             lines.append(
@@ -104,6 +107,10 @@ def check_leaks(backbones: dict[str, Path], test: Scored, transductive: bool) ->
             "or set transductive: true, which the page's title then says"
         )
     return LeakReport(tuple(checked), tuple(unknown), len(total.patients), len(total.images), len(total.near - total.images))
+
+
+def _began_unknown(folder: Path) -> bool:
+    return (folder / CARD).is_file() and read_json(folder / CARD).get("initial") == UNKNOWN
 
 
 def _meet(path: Path, test: Scored) -> _Met:

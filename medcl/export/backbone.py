@@ -24,8 +24,19 @@ from medcl.export.model_card import LIMITS, model_card
 from medcl.export.proof import Proof, compare, count_matching, example_inputs
 from medcl.foundation.config import Settings, validate
 from medcl.foundation.errors import MedclError, UserError
-from medcl.foundation.files import CARD, SCHEMA_VERSION, read_card, sha256_of_file, write_bytes, write_card, write_text, write_whole
+from medcl.foundation.files import (
+    CARD,
+    SCHEMA_VERSION,
+    read_card,
+    read_json,
+    sha256_of_file,
+    write_bytes,
+    write_card,
+    write_text,
+    write_whole,
+)
 from medcl.foundation.types import Features, Kind, Units
+from medcl.ingest.manifest import read_parquet
 from medcl.store.recipe import Recipe
 from medcl.views.batched import ViewMaker
 from medcl.views.policy import LocalViewsConfig, Policy, ViewsConfig
@@ -41,6 +52,7 @@ WEIGHTS = "weights.safetensors"
 _INSIDE = "backbone"  # of a RUN
 TRAINING_ITEMS = "training_items.parquet"
 README = "README.md"
+UNKNOWN = "unknown"  # a card's `initial`, where the training began with weights that do not say what they were trained on
 _USE = """```python
 import medcl
 
@@ -106,7 +118,8 @@ class Provenance:
 
     method: its settings. steps, world_batch: how long it was trained. corpus: hash of the store's card. items: the rows of the store's
     index that were trained on; their `patient_key`, `pixel_hash` and, where known, `near_hash` are kept for the leak guard, the rest
-    is counted.
+    is counted. initial: of weights that this training began with, the same columns (see `items_of`), which are kept for the guard too;
+    None where they say nothing of it, empty where there were none.
     """
 
     method: Mapping[str, Any]
@@ -116,6 +129,7 @@ class Provenance:
     licence: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     items: pd.DataFrame | None = None
+    initial: pd.DataFrame | None = field(default_factory=lambda: _no_items())
 
 
 class Backbone(nn.Module):
@@ -168,14 +182,40 @@ def save_backbone(encoder: Encoder, config: Settings, folder: Path, *, views: Vi
     _check_finite(tensors)
     write_bytes(partial / WEIGHTS, save(tensors))
     if provenance.items is not None:
-        columns = [name for name in ITEM_COLUMNS if name in provenance.items]
-        items = provenance.items.loc[:, columns].sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
+        items = _seen(provenance.items, provenance.initial)
         write_whole(partial / TRAINING_ITEMS, lambda path: items.to_parquet(path, index=False))
     _write_card(partial, tensors, config, views, provenance, None)
     proof = _prove(encoder, partial)
     _write_card(partial, tensors, config, views, provenance, proof)
     replace_folder(partial, folder)
     return proof
+
+
+def _no_items() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(columns=["patient_key", "pixel_hash"])
+
+
+def _seen(items: pd.DataFrame, before: pd.DataFrame | None) -> pd.DataFrame:
+    """Items of this training and of the one before, each once, in an order of their own."""
+    import pandas as pd
+
+    parts = [part.loc[:, [name for name in ITEM_COLUMNS if name in part]] for part in (items, before) if part is not None and len(part)]
+    return pd.concat(parts).fillna("").drop_duplicates().sort_values(by=["patient_key", "pixel_hash"], ignore_index=True)
+
+
+def items_of(initial: Path | None) -> pd.DataFrame | None:
+    """What weights were trained on, what they began with included; None where nothing says so.
+
+    initial: a backbone folder or a file in it, or a checkpoint of a RUN; None is no weights, and nothing that they were trained on.
+    """
+    if initial is None:
+        return _no_items()
+    folder = initial if initial.is_dir() else initial.parent
+    folder = folder.parent.parent / _INSIDE if folder.parent.name == "checkpoints" else folder
+    known = (folder / CARD).is_file() and read_json(folder / CARD).get("initial") != UNKNOWN
+    return read_parquet(folder / TRAINING_ITEMS) if known and (folder / TRAINING_ITEMS).is_file() else None
 
 
 def load_backbone(folder: str | Path) -> Backbone:
@@ -272,6 +312,7 @@ def _write_card(
         "must_not_be_used_for": list(LIMITS),
         "metrics": {name: value if math.isfinite(value) else None for name, value in provenance.metrics.items()},
         "files": {name: sha256_of_file(folder / name) for name in names},
+        **({"initial": UNKNOWN} if provenance.initial is None else {}),
         "proof": None if proof is None else proof.to_card(),
     }
     write_text(folder / README, model_card(content, _USE))

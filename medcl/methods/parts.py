@@ -81,7 +81,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, backbone: Encoder, head: nn.Module, momentum: float | None = None) -> None:
-        """Move towards the student; momentum 0 copies it. What is remembered but not learned (BatchNorm's moments, say) is the student's."""
+        """Move towards the student; momentum 0 copies it. What is remembered and not learned (BatchNorm's moments) is the student's."""
         student: list[Tensor] = [*backbone.parameters(), *head.parameters()]
         teacher: list[Tensor] = [*self.backbone.parameters(), *self.head.parameters()]
         # One fused call: four times faster than a loop over the tensors of a ResNet-50.

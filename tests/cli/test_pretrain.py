@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,8 +18,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from medcl import api, cli
+from medcl.evaluation.leaks import Scored, check_leaks
 from medcl.foundation.files import write_text
 from medcl.foundation.lock import alone_in
+from medcl.ingest.manifest import read_parquet
 from medcl.training.checkpoint import TENSORS
 from medcl.training.metrics import MetricsLog
 from tests.training.small_runs import free_port
@@ -204,6 +207,36 @@ def test_what_the_first_process_refuses_is_no_bug_to_the_others(small_config: Pa
     first, second = (process.communicate(timeout=120)[0] for process in said)
     assert said[0].returncode == 2 and "exists and holds no run" in first, first
     assert said[1].returncode == 1 and "rank 0 of 2 is gone" in second and "a bug in medcl" not in second, second
+
+
+def _items(run: Path) -> set[tuple[str, ...]]:
+    return set(read_parquet(run / "backbone" / "training_items.parquet").itertuples(index=False, name=None))
+
+
+def test_a_run_that_begins_with_anothers_weights_says_what_those_were_trained_on(small_config: Path, tmp_path: Path) -> None:
+    """Or a study would hold them for clean, whose test patients they have seen."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    short = "training.num_steps=1"
+    stopped = _pretrain(small_config, "training.time_limit_s=0.001", "--out", first)
+    assert stopped.exit_code == 75, stopped.output
+    early = _pretrain(small_config, f"initial={first / 'backbone'}", "--out", second)
+    assert early.exit_code == 2 and "this run is not finished" in early.output, early.output
+    assert _pretrain(small_config, "--out", first).exit_code == 0
+    whole = _items(first)
+
+    few = ["splits=[train]", "training.world_batch=3", short]
+    begun = _pretrain(small_config, f"initial={first / 'backbone'}", *few, "--out", second)
+    assert begun.exit_code == 0, begun.output
+    card = json.loads((second / "backbone" / "card.json").read_text())
+    assert card["counts"]["training_items"] < len(whole) and _items(second) == whole and "initial" not in card
+
+    shutil.copy(first / "backbone" / "weights.safetensors", tmp_path / "anyones.safetensors")
+    assert _pretrain(small_config, f"initial={tmp_path / 'anyones.safetensors'}", *few, "--out", third).exit_code == 0
+    assert json.loads((third / "backbone" / "card.json").read_text())["initial"] == "unknown"
+    assert len(_items(third)) == card["counts"]["training_items"]
+    none = Scored(np.array(["p"]), np.array(["x"]), np.array([""]))
+    report = check_leaks({"mine": third / "backbone"}, none, transductive=False)
+    assert report.checked == ("mine",) and "what mine began with says nothing of what it was pretrained on" in report.sentence
 
 
 def test_an_average_is_exported_and_what_only_saves_memory_may_change(small_config: Path, tmp_path: Path) -> None:
