@@ -186,24 +186,29 @@ class _Pretraining:
         self.rows = np.array(rows_to_learn_from(settings, store, self.method.uses_text))
 
     def check_folder(self) -> None:
-        """Raise UserError unless a run could begin in the folder, or was begun in it with the same settings and store; write nothing."""
-        if (self.folder / INPUTS).is_file():
-            self._same_as_before(read_json(self.folder / INPUTS))
+        """Raise UserError unless a run could begin in the folder, or goes on in it with the same settings and store; write nothing."""
+        if self.goes_on():
+            self._same_as_before()
         elif self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--out {self.folder}: there is a file where a folder is to be; choose another --out")
-        elif self.folder.is_dir() and {*self.folder.iterdir()} - {self.folder / LOCK, *self.folder.glob(".*.partial")}:
+        elif not (self.folder / INPUTS).is_file() and self._holds_something():
             raise UserError(f"--out {self.folder}: exists and holds no run; name a new folder, or remove this one")
         elif (given := self.initial()) is not None and not given.exists():
             raise UserError(f"initial: {given}: no such file; expected a backbone folder or its weights.safetensors")
 
+    def goes_on(self) -> bool:
+        """Whether a run has saved something here. One that ended before that, by a mistake in its settings, say, begins anew."""
+        saved = (self.folder / CARD).is_file() or any((self.folder / "checkpoints").glob("step-*"))
+        return saved and (self.folder / INPUTS).is_file()
+
     def open_folder(self) -> None:
-        """Write what a run begins with and is not there yet: INPUTS first, by which a run that was killed right here is known again."""
+        """Write what a run begins with: INPUTS first, by which a run that was killed right here is known again."""
         self.check_folder()  # again: whoever held the folder until now may have begun another run
-        if not (self.folder / INPUTS).is_file():
-            write_json(self.folder / INPUTS, self._inputs())
-        if not (self.folder / CONFIG).is_file():
-            write_text(self.folder / CONFIG, yaml_settings.to_yaml(self.settings))
-        if self.method.uses_text and not (self.folder / TOKENIZER).is_file():
+        if self.goes_on():
+            return
+        write_json(self.folder / INPUTS, self._inputs())
+        write_text(self.folder / CONFIG, yaml_settings.to_yaml(self.settings))
+        if self.method.uses_text:
             self._train_tokenizer().save(self.folder / TOKENIZER)
 
     def learn(self, place: Any) -> TrainResult:
@@ -276,14 +281,17 @@ class _Pretraining:
     def _inputs(self) -> dict[str, str]:
         return {"store": hash_of_folder(self.settings.store)}
 
-    def _same_as_before(self, inputs: dict[str, str]) -> None:
-        changed = self._changed() if (self.folder / CONFIG).is_file() else []
+    def _holds_something(self) -> bool:
+        return self.folder.is_dir() and bool({*self.folder.iterdir()} - {self.folder / LOCK, *self.folder.glob(".*.partial")})
+
+    def _same_as_before(self) -> None:
+        changed = self._changed()
         if changed:
             raise UserError(
                 f"--out {self.folder}: this run was begun with other settings ({', '.join(changed[:3])}); take another --out, or the old "
                 "settings"
             )
-        if inputs != self._inputs():
+        if read_json(self.folder / INPUTS) != self._inputs():
             raise UserError(f"--out {self.folder}: store {self.settings.store} is not the one this run was begun with; take another --out")
 
     def _changed(self) -> list[str]:

@@ -100,17 +100,17 @@ def load_study(path: Path | str, overrides: Overrides = ()) -> StudyConfig:
 
 def rows_to_learn_from(settings: PretrainConfig, store: VolumeStore, needs_text: bool) -> list[int]:
     """Rows of the store's index that pretraining uses: right split, one of each pixel hash, with a report if needed."""
-    index = store.index
-    told = np.ones(len(index), dtype=bool)
+    told = np.arange(len(store.index))
     if needs_text:
         if store.reports is None:
             raise UserError(
                 f"{settings.store}: method.name '{settings.method.name}' needs reports and this store has none; ingest with --reports CSV"
             )
-        told = np.array([bool(text.strip()) for text in report_of_rows(index, store.reports)], dtype=bool)
+        told = np.flatnonzero([bool(text.strip()) for text in report_of_rows(store.index, store.reports)])
     # Of equal scans the first one that has what is needed: the copy without a report may come first.
-    use = index["split"].isin(["", *settings.splits])[told] & ~index["pixel_hash"][told].duplicated()
-    rows = np.flatnonzero(told)[use.to_numpy()].tolist()
+    index = store.index.iloc[told]
+    use = index["split"].isin(["", *settings.splits]) & ~index["pixel_hash"].duplicated()
+    rows = told[use.to_numpy()].tolist()
     if len(rows) < 2:
         raise UserError(f"{settings.store}: {len(rows)} scans to learn from with splits {list(settings.splits)}; at least 2 are needed")
     return rows

@@ -188,6 +188,18 @@ def test_a_figure_that_is_not_a_number_spoils_no_card(tmp_path: Path) -> None:
     assert api.last_metrics(tmp_path) == {"step": 2, "probe/accuracy": 0.5}
 
 
+def test_a_run_that_ended_before_it_saved_anything_begins_anew(small_config: Path, tmp_path: Path) -> None:
+    """A mistyped label is found when the folder is open; mended, the line was refused for the settings it was mended from."""
+    wrong = _pretrain(small_config, "probe_label=nothing", "training.num_steps=2", "--out", tmp_path / "run")
+    assert wrong.exit_code == 2 and "probe_label 'nothing'" in wrong.output, wrong.output
+    assert _pretrain(small_config, "training.num_steps=1", "--out", tmp_path / "run").exit_code == 0
+    assert "num_steps: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
+    for _ in range(2):
+        other = _pretrain(small_config, "training.num_steps=2", "--out", tmp_path / "run")
+        assert other.exit_code == 2 and "training.num_steps was 1, is 2" in other.output, other.output
+        shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)  # of a finished run nobody needs them
+
+
 def test_a_file_where_the_run_is_to_be_is_the_users_to_move(small_config: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
