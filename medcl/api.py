@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -381,5 +382,5 @@ def _lines(folder: Path, result: TrainResult) -> list[str]:
     return [
         f"{result.steps} steps done; {figures}",
         f"backbone: {folder / 'backbone'}",
-        f"curves: tensorboard --logdir {folder / 'tensorboard'}",
+        f"curves: {shlex.join(['tensorboard', '--logdir', str(folder / 'tensorboard')])}",
     ]

@@ -211,7 +211,8 @@ def pretrain(
             talk.done(lines, vars(figures), next=shlex.join(["medcl", "pretrain", str(config), *(overrides or []), "--out", str(folder)]))
             return
         run = run_pretraining(config, overrides or [], out=folder, progress=talk.progress)
-        follow = f"medcl evaluate STUDY.yaml inits.pretrained={run.backbone}, or medcl export {run.folder} --to onnx --out onnx/"
+        study = shlex.join(["medcl", "evaluate", "STUDY.yaml", f"inits.pretrained={run.backbone}"])
+        follow = f"{study}, or {shlex.join(['medcl', 'export', str(run.folder)])} --to onnx --out onnx/"
         talk.done(run.lines, {"run": run.folder, "backbone": run.backbone}, next=follow)
 
 

@@ -200,6 +200,13 @@ def test_a_run_that_ended_before_it_saved_anything_begins_anew(small_config: Pat
         shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)  # of a finished run nobody needs them
 
 
+def test_the_lines_to_go_on_with_can_be_pasted(small_config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my runs"
+    done = _pretrain(small_config, "training.num_steps=1", "--out", out)
+    assert f"tensorboard --logdir '{out}/tensorboard'" in done.output and f"medcl export '{out}' --to onnx" in done.output
+    assert f"'inits.pretrained={out}/backbone'" in done.output
+
+
 def test_a_file_where_the_run_is_to_be_is_the_users_to_move(small_config: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
