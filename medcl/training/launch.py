@@ -88,7 +88,10 @@ def same_sums(device: torch.device, wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def joined() -> Iterator[Place]:
-    """Join the other processes that torchrun or srun started (none: a single process), and leave them at the end."""
+    """Join the other processes that torchrun or srun started (none: a single process), and leave them at the end.
+
+    Raises UserError where they cannot be met.
+    """
     found = _torchrun(os.environ) or _slurm(os.environ)
     if found is None:
         _share_cores(1)
@@ -100,7 +103,13 @@ def joined() -> Iterator[Place]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size)
+    try:
+        dist.init_process_group(backend, init_method=f"tcp://{address}", rank=rank, world_size=world_size)
+    except dist.DistError as error:
+        raise UserError(
+            f"environment: process {rank} of {world_size} did not meet the others at {address} ({str(error).splitlines()[0]}); set "
+            "MASTER_ADDR to the first process's node and MASTER_PORT to a port that is free there"
+        ) from error
     try:
         yield Place(device, rank, world_size)
     finally:

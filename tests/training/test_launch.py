@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -72,3 +73,18 @@ def test_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (place.rank, place.world_size) == (0, 1)
         module = object()
         assert place.spread(module) is module  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_taken_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs of one node may come to the same port."""
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        for name, value in {**given, "MASTER_PORT": str(other.getsockname()[1])}.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(UserError, match=r"environment: process 0 of 2 did not meet .*MASTER_PORT to a port that is free"),
+            launch.joined(),
+        ):
+            pass
