@@ -36,7 +36,8 @@ class Encoder(nn.Module):
     dim: length of `Features.pooled`. channels: channels of each map in `Features.dense`, fine to coarse.
     spatial_dims: 2 or 3. stride: input voxels per voxel of the coarsest map. any_size: whether inputs of any other
     size than in training are welcome; where not, `multiple` of voxels per side still are (0: only its own size is).
-    monai: what MONAI would build, or None. A row of the output depends on that row of the input only.
+    monai: what MONAI would build, or None. stages_in: the child that holds the stages, where they are no children of the
+    encoder itself. A row of the output depends on that row of the input only.
     """
 
     dim: int
@@ -46,6 +47,7 @@ class Encoder(nn.Module):
     any_size: bool
     multiple: int = 0
     monai: MonaiForm | None = None
+    stages_in: str | None = None
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> Features:
         """Encode images (batch, channel, *space); see `Features` for the shapes that come out."""

@@ -42,6 +42,8 @@ class DenseNet(monai_densenet.DenseNet, Encoder):
     pooled: mean of the last block over space. dense: the normalised outputs of the four blocks.
     """
 
+    stages_in = "features"
+
     def __init__(self, config: DenseNetConfig) -> None:
         growth = config.width // 2
         arguments = {

@@ -61,6 +61,8 @@ class ResEncConfig(Settings):
 class ResEncUNetEncoder(ResidualEncoder, Encoder):
     """pooled: mean of the last stage over space. dense: the outputs of all stages, the first at full resolution."""
 
+    stages_in = "stages"
+
     def __init__(self, config: ResEncConfig) -> None:
         self.arguments = config.arguments()
         super().__init__(**self.arguments)

@@ -39,6 +39,8 @@ class SegResNet(SegResEncoder, Encoder):
     pooled: mean of the last stage over space. dense: the outputs of all stages, the first at full resolution.
     """
 
+    stages_in = "layers"
+
     def __init__(self, config: SegResNetConfig) -> None:
         arguments = {
             "spatial_dims": config.spatial_dims,

@@ -52,6 +52,8 @@ class ViT(monai_vit.ViT, Encoder):
     out as a map. A plain transformer has one resolution: depth takes the place of scale, as in UNETR.
     """
 
+    stages_in = "blocks"
+
     def __init__(self, config: ViTConfig) -> None:
         arguments = {
             "in_channels": config.in_channels,

@@ -111,7 +111,9 @@ def build_optimizer(config: AdamWConfig | SGDConfig | LARSConfig, module: nn.Mod
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            key = shares.get(".".join(name.split(".")[:2]), 1.0), config.weight_decay if parameter.ndim > 1 else 0.0
+            parts = name.split(".")
+            share = next((shares[stage] for depth in (2, 3) if (stage := ".".join(parts[:depth])) in shares), 1.0)
+            key = share, config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault(key, []).append(parameter)
     # Decaying ones first, early stages before late ones: the order by which a checkpoint numbers them.
     ordered = sorted(groups.items(), key=lambda item: (item[1][0].ndim < 2, item[0][0]))
@@ -122,5 +124,8 @@ def _shares(layer_decay: float, module: nn.Module) -> dict[str, float]:
     """Part of the learning rate by stage of the backbone (`backbone.layer1`); what is not named here has all of it."""
     if layer_decay == 1:
         return {}
-    stages = [name for name, child in module.get_submodule("backbone").named_children() if any(True for _ in child.parameters())]
+    backbone, stages = module.get_submodule("backbone"), []
+    for name, child in backbone.named_children():
+        inside = [f"{name}.{part}" for part, _ in child.named_children()] if name == getattr(backbone, "stages_in", None) else [name]
+        stages += [name for name in inside if any(True for _ in backbone.get_submodule(name).parameters())]
     return {f"backbone.{name}": layer_decay ** (len(stages) - number) for number, name in enumerate(stages)}

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from medcl.encoders import build_seeded
 from medcl.foundation.errors import Stopped
+from medcl.methods import SimCLRConfig
 from medcl.training import train
 from medcl.training.optimizer import AdamWConfig, LARSConfig, SGDConfig, build_optimizer
 from medcl.training.schedule import ScheduleConfig, learning_rate_share
+from tests.encoders.small_encoders import CONFIGS
 from tests.training.small_runs import made_batches, made_config, made_method
 
 
@@ -45,6 +48,18 @@ def test_early_stages_move_less_with_layer_decay() -> None:
     assert found == sorted(found) and found[-1] == 0.5 and found[1] == pytest.approx(0.5**4)
     assert share[id(method.head.out.weight)] == 1.0
     assert {group["lr_share"] for group in build_optimizer(AdamWConfig(), method).param_groups} == {1.0}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_every_encoder_has_stages_that_move_by_themselves(name: str) -> None:
+    """A DenseNet's and a ViT's blocks are all in one child, and were one stage."""
+    method = build_seeded(SimCLRConfig(projection_dim=4), build_seeded(CONFIGS[name], seed=0), seed=0)
+    groups = build_optimizer(AdamWConfig(layer_decay=0.5), method).param_groups
+    share = {id(value): group["lr_share"] for group in groups for value in group["params"]}
+    found = [share[id(value)] for value in method.backbone.parameters() if value.requires_grad]
+    assert found == sorted(found) and found[-1] == 0.5
+    assert len(set(found)) >= len(method.backbone.channels), "fewer stages than maps"
+    assert {share[id(value)] for value in method.head.parameters()} == {1.0}
 
 
 def test_lars_is_its_algorithm_and_resumes(tmp_path: Path) -> None:
