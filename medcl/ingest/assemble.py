@@ -139,7 +139,7 @@ def _brought_split(scan: Scan, tables: Sequence[Table]) -> str:
         return scan.facts.split
     for table in tables:
         if "split" in table.roles:
-            rows = table.rows_for_file(scan.source.paths[0], scan.identity.file) or table.rows_for(scan.identity)[1]
+            rows = table.rows_for_file(scan.source.paths[0]) or table.rows_for(scan.identity)[1]
             if rows:
                 return table.hint(rows[0]).split
     return ""

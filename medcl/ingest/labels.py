@@ -67,7 +67,7 @@ def join_labels(table: Table, scans: Sequence[Scan], columns: Sequence[str]) -> 
     """
     joined: dict[int, dict[str, Value]] = {}
     for index, scan in enumerate(scans):
-        rows = table.rows_for_file(scan.source.paths[0], scan.identity.file) or table.rows_for(scan.identity)[1]
+        rows = table.rows_for_file(scan.source.paths[0]) or table.rows_for(scan.identity)[1]
         values: dict[str, Value] = {}
         for name in columns:
             found = {table.rows[row][name] for row in rows if table.rows[row][name].lower() not in _MISSING}

@@ -39,6 +39,8 @@ def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: 
     stays in memory is the number of each DICOM file, and the hint of each other one.
     """
     result = Plan(Units(journal), list(found.fates))
+    for table in tables:
+        table.meet(met.path for met in found.files)
     tables = [*tables, *_participants(found.files)]
     given = {os.path.realpath(table.path) for table in tables}
     by_kind: dict[str, list[Met]] = {}
@@ -169,7 +171,7 @@ def hint_of(met: Met, tables: Sequence[Table]) -> tuple[Hint, bool]:
     """What the tables' rows, else the name, say about a file; and whether a table names it."""
     hint, named = from_name(met.relative), False
     for table in tables:
-        rows = table.rows_for_file(met.path, met.relative)
+        rows = table.rows_for_file(met.path)
         if rows:
             hint, named = laid_over(hint, table.hint(rows[0])), True
             continue

@@ -70,7 +70,7 @@ def join_reports(tables: Sequence[Table], scans: Sequence[Scan], hasher: Hasher,
 
 
 def _row_of(table: Table, scan: Scan) -> int | None:
-    rows = table.rows_for_file(scan.source.paths[0], scan.identity.file)
+    rows = table.rows_for_file(scan.source.paths[0])
     role = "file"
     if not rows:
         role, rows = table.rows_for(scan.identity)

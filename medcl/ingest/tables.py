@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.growth import refuse_growth
-from medcl.ingest.hints import Hint, stem_of
+from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
+from medcl.ingest.naming import FileNames
 from medcl.ingest.records import MODALITIES, Identity, modality_name
 from medcl.ingest.settings import Columns
 
@@ -55,7 +56,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[dict[str, str], ...]
     roles: dict[str, str]
-    _by_file: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _by_role: dict[str, dict[str, list[int]]] = field(default_factory=dict, repr=False)
 
     def cell(self, row: int, role: str) -> str:
         """A cell by role; empty where the table has no such column."""
@@ -75,62 +76,44 @@ class Table:
             date=self.cell(row, "date"),
         )
 
-    def rows_for_file(self, path: str, relative: str) -> list[int]:
-        """Rows whose file column names this file: by place (its own, or its folder's), else by relative path, name or stem."""
-        if "file" not in self.roles:
-            return []
-        index = self._file_index()
-        full = os.path.realpath(path)
-        for key in (
-            f"real:{full}",
-            f"real:{os.path.dirname(full)}",
-            f"name:{_slashes(relative)}",
-            f"name:{os.path.basename(path)}",
-            f"stem:{stem_of(path)}",
-        ):
-            if key in index:
-                return index[key]
-        return []
+    def meet(self, paths: Iterable[str]) -> None:
+        """Say which files there are, before asking for their rows: a name that two of them have names neither."""
+        if "file" in self.roles:
+            self._file_names.meet(paths)
+
+    def rows_for_file(self, path: str) -> list[int]:
+        """Rows whose file column names this file, see FileNames."""
+        return self._file_names.rows(path) if "file" in self.roles else []
+
+    @cached_property
+    def _file_names(self) -> FileNames:
+        return FileNames([self.cell(row, "file") for row in range(len(self.rows))], self.path.parent)
 
     def rows_for(self, identity: Identity) -> tuple[str, list[int]]:
-        """Rows for a scan that no file column names, by the closest role that matches: accession, study, then patient."""
+        """Rows for a scan that no file column names, by the closest role that matches: accession, study, then patient.
+
+        Numbers are given twice, by two hospitals say: where rows of several patients have one, only this patient's count.
+        """
         for role in ("accession", "study", "patient"):
             value = getattr(identity, role)
             if role in self.roles and value:
-                found = self._role_index(role).get(value, [])
+                found = self._of_one_patient(self._role_index(role).get(value, []), identity.patient)
                 if found:
                     return role, found
         return "", []
 
+    def _of_one_patient(self, rows: list[int], patient: str) -> list[int]:
+        people = {self.cell(row, "patient") for row in rows}
+        return rows if len(people) <= 1 else [row for row in rows if patient in _spellings("patient", self.cell(row, "patient"))]
+
     def _role_index(self, role: str) -> dict[str, list[int]]:
-        key = f"role:{role}"
-        if key not in self._by_file:
+        if role not in self._by_role:
             index: dict[str, list[int]] = {}
             for row in range(len(self.rows)):
                 for value in _spellings(role, self.cell(row, role)):
                     index.setdefault(value, []).append(row)
-            self._by_file[key] = index  # type: ignore[assignment]
-        return self._by_file[key]  # type: ignore[return-value]
-
-    def _file_index(self) -> dict[str, list[int]]:
-        if "file" not in self._by_file:
-            index: dict[str, list[int]] = {}
-            for row in range(len(self.rows)):
-                for key in self._file_keys(self.cell(row, "file")):
-                    index.setdefault(key, []).append(row)
-            self._by_file["file"] = index  # type: ignore[assignment]
-        return self._by_file["file"]  # type: ignore[return-value]
-
-    def _file_keys(self, value: str) -> Iterable[str]:
-        if not value:
-            return ()
-        real = os.path.realpath(self.path.parent / value)
-        if os.path.exists(real):
-            # A file of the same name elsewhere is another file.
-            return (f"real:{real}",)
-        return dict.fromkeys(
-            [f"real:{real}", f"name:{_slashes(value)}", f"name:{os.path.basename(_slashes(value))}", f"stem:{stem_of(_slashes(value))}"]
-        )
+            self._by_role[role] = index
+        return self._by_role[role]
 
 
 def read_rows(path: str | Path, columns: Columns, needs: tuple[str, ...], setting: str) -> Table:
@@ -220,10 +203,6 @@ def _roles(names: tuple[str, ...], columns: Columns, path: Path) -> dict[str, st
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def _slashes(path: str) -> str:
-    return os.path.normpath(path.replace("\\", "/"))
 
 
 def _spellings(role: str, value: str) -> tuple[str, ...]:

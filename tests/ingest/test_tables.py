@@ -12,6 +12,7 @@ from PIL import Image
 from medcl.foundation.errors import UserError
 from medcl.ingest import Data, IngestConfig, ingest, open_data
 from medcl.ingest.labels import label_columns
+from medcl.ingest.naming import FileNames
 from medcl.ingest.privacy import Hasher, cap_age
 from medcl.ingest.report_text import doubts_of, language_of, sections_of
 from medcl.ingest.scrubbing import scrub
@@ -251,3 +252,53 @@ def test_real_notes(real_data: Path, tmp_path: Path) -> None:
     assert "finding_group" in data.labels.columns
     assert not {"url", "doi", "location", "date", "orig_filename", "license", "image", "patientid"} & set(data.labels.columns)
     assert data.manifest.groupby("patient_key")["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "files", "expected"),
+    [
+        (["images/p1/a.png", "images/p2/a.png"], ["p1/a.png", "p2/a.png", "p3/a.png"], [[0], [1], []]),
+        (["p1/a.png"], ["p1/a.png", "p2/a.png"], [[0], []]),
+        (["a.png"], ["p1/a.png", "p2/a.png"], [[], []]),
+        (["a.png", "a.png"], ["p1/a.png"], [[0, 1]]),
+        (["p1/a.png", "p2/a.png"], ["a.png"], [[]]),
+        (["case"], ["images/case.nii.gz", "labelsTr/case.nii.gz", "case.png"], [[0], [0], [0]]),
+        (["1.2.1", "1.2.2"], ["1.2.1.dcm", "1.2.2.png", "1.2.dcm"], [[0], [1], []]),
+        (["/old/p1/a.nii", "\\\\old\\p2\\a.nii"], ["p1/a.nii.gz", "p2/a.nii.gz"], [[0], [1]]),
+    ],
+)
+def test_a_row_belongs_to_the_one_file_that_it_names(values: list[str], files: list[str], expected: list[list[int]]) -> None:
+    names = FileNames(values, Path("/nowhere"))
+    names.meet(f"/data/{name}" for name in files)
+    assert [names.rows(f"/data/{name}") for name in files] == expected
+
+
+def test_a_table_that_lies_elsewhere_gives_every_patient_their_own_report(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = []
+    for k in (1, 2, 3):
+        picture(tmp_path / "in" / f"p{k}" / "image.png", k)
+        rows.append({"file": f"images/p{k}/image.png", "patient": f"P{k}", "report": f"The report of patient {k} it is."})
+    (tmp_path / "elsewhere").mkdir()
+    table = csv_file(tmp_path / "elsewhere", rows)
+    ingest(tmp_path / "in", tmp_path / "out", reports=table, settings=IngestConfig(modality="xray"), jobs=0, key=b"k" * 32)
+    data = open_data(tmp_path / "out")
+    assert data.reports is not None
+    texts = dict(zip(data.reports["report_id"], data.reports["text"], strict=True))
+    hasher = Hasher(b"k" * 32)
+    found = {row.patient_key: texts[row.report_id] for row in data.manifest.itertuples()}
+    assert found == {hasher("patient", f"P{k}"): f"The report of patient {k} it is." for k in (1, 2, 3)}
+
+
+def test_an_accession_that_two_patients_have_is_told_apart_by_the_patient(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"PatientID": patient, "accession": "ACC0001", "report": f"The report of {which} patient it is.", "y": k}
+        for k, (patient, which) in enumerate((("OTHER", "another"), ("MRN0001", "this")))
+    ]
+    table = csv_file(
+        tmp_path, [*rows, {"PatientID": "X", "accession": "ACC0002", "y": 0}, {"PatientID": "Z", "accession": "ACC0002", "y": 0}]
+    )
+    data = ingested(tmp_path, reports=table, labels=table)
+    assert data.reports is not None
+    assert data.reports["text"].tolist() == ["The report of this patient it is."]
+    assert data.labels is not None
+    assert data.labels["y"].tolist() == [1.0]
