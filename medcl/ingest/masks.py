@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from medcl.ingest.ledger import Fate
 from medcl.ingest.records import Scan
 
 GRID_TOLERANCE_MM = 0.1
+_WORD = re.compile(r"\d+|[^\W\d_]+")
 _IMAGE_FOLDER = {"labelstr": "imagestr", "labelsts": "imagests", "labels": "images", "masks": "images", "segmentations": "images"}
 
 
@@ -41,22 +43,32 @@ class Attached:
 def attach(masks: Sequence[Mask], scans: Sequence[Scan], volume_of: dict[int, str]) -> tuple[list[Attached], list[Fate]]:
     """Find the image of every mask. Candidates lie in the mask's folder, in `imagesTr` beside `labelsTr`, or share BIDS
     subject and session; the grid (shape and affine, in any axis order) must be theirs.
+
+    Names come first: an image that has a mask of its own name is not given another one because it happens to be on its grid.
     """
     if not masks:
         return [], []
     near = _by_folder(scans)
     grids = [grid(scan.shape, scan.affine) for scan in scans]
     subjects = _by_subject(scans)
+    ordered = sorted(masks, key=lambda one: one.relative)
+    sought: list[tuple[Mask, list[int], list[int]]] = []
+    for mask in ordered:
+        hint = from_name(mask.relative)
+        candidates = _candidates(mask, near) or (subjects.get(hint.study, []) if hint.study else [])
+        sought.append((mask, candidates, [index for index in candidates if _image_stem(scans[index]) == without_mask_words(mask.path)]))
+    claimed = {index for _, _, named in sought for index in named}
     attached: list[Attached] = []
     fates: list[Fate] = []
     taken: set[int] = set()
-    for mask in sorted(masks, key=lambda one: one.relative):
-        hint = from_name(mask.relative)
-        candidates = _candidates(mask, near) or (subjects.get(hint.study, []) if hint.study else [])
+    for mask, candidates, named in sought:
         own = grid(mask.shape, mask.affine)
         fitting = [index for index in candidates if grids[index].is_that_of(own)]
-        chosen, reason = _choose(mask, fitting, candidates, scans)
-        if chosen is not None and chosen in taken:
+        if named:
+            chosen, reason = _choose_named(mask, [index for index in named if index in fitting], scans)
+        else:
+            chosen, reason = _choose(mask, fitting, candidates, scans)
+        if chosen in taken or (chosen in claimed and not named):
             chosen, reason = None, "second_mask"
         if chosen is None:
             detail = f"{len(candidates)} images beside it, {len(fitting)} on its grid"
@@ -106,7 +118,7 @@ def _by_subject(scans: Sequence[Scan]) -> dict[str, list[int]]:
 
 def _candidates(mask: Mask, near: dict[str, list[int]]) -> list[int]:
     folder = os.path.dirname(mask.path)
-    sibling = _IMAGE_FOLDER.get(os.path.basename(folder).lower())
+    sibling = _IMAGE_FOLDER.get(_folder_name(mask.path))
     if sibling:
         beside = [
             found for found in near if os.path.dirname(found) == os.path.dirname(folder) and os.path.basename(found).lower() == sibling
@@ -115,25 +127,56 @@ def _candidates(mask: Mask, near: dict[str, list[int]]) -> list[int]:
     return near.get(folder, [])
 
 
-def _choose(mask: Mask, fitting: list[int], candidates: list[int], scans: Sequence[Scan]) -> tuple[int | None, str]:
-    """The one image: that of the same name, else the only one on this grid, else the one with the longest common name."""
-    base = without_mask_words(mask.path)
-    named = [index for index in candidates if _image_stem(scans[index]) == base]
-    if named:
-        on_grid = [index for index in named if index in fitting]
-        return (min(on_grid, key=lambda index: scans[index].facts.time_index), "") if on_grid else (None, "mask_grid")
+def _choose_named(mask: Mask, fitting: list[int], scans: Sequence[Scan]) -> tuple[int | None, str]:
+    """The image of the mask's own name: of several, the one that lies nearest, and of that its first time point."""
     if not fitting:
-        return None, _without_fit(mask, base, candidates, scans)
-    if len(fitting) == 1:
-        return fitting[0], ""
-    alike = sorted(((_letters_in_common(base, _image_stem(scans[index])), index) for index in fitting), reverse=True)
+        return None, "mask_grid"
+    depths = {index: len(os.path.commonpath([mask.path, scans[index].source.paths[0]])) for index in fitting}
+    nearest = [index for index in fitting if depths[index] == max(depths.values())]
+    if len({scans[index].source.paths for index in nearest}) > 1:
+        return None, "mask_ambiguous"
+    return min(nearest, key=lambda index: scans[index].facts.time_index), ""
+
+
+def _choose(mask: Mask, fitting: list[int], candidates: list[int], scans: Sequence[Scan]) -> tuple[int | None, str]:
+    """Where no image has the mask's name: the only one on its grid whose name may be meant, else that with the longest common name."""
+    base = without_mask_words(mask.path)
+    meant = [index for index in fitting if _may_be_meant(mask, base, scans[index])]
+    if not meant:
+        return None, "mask_without_image" if fitting else _without_fit(mask, base, candidates, scans)
+    if len(meant) == 1:
+        return meant[0], ""
+    alike = sorted(((_letters_in_common(base, _image_stem(scans[index])), index) for index in meant), reverse=True)
     return (alike[0][1], "") if alike[0][0] > alike[1][0] else (None, "mask_ambiguous")
+
+
+def _may_be_meant(mask: Mask, base: str, scan: Scan) -> bool:
+    """Whether a mask's name does not speak against an image: `case_12` is none of `case_11`, nor of `case_1`.
+
+    In a folder of masks beside one of images, where only names tell cases apart, it must speak for it: by the same first
+    word or the same numbers. Names of DICOM files say nothing of this.
+    """
+    if scan.source.reader == "dicom":
+        return True
+    stem = _image_stem(scan)
+    words, others = _WORD.findall(base.lower()), _WORD.findall(stem.lower())
+    one, other = next(((one, other) for one, other in zip(words, others, strict=False) if one != other), ("", ""))
+    if one.isdigit() and other.isdigit() and int(one) != int(other):
+        return False
+    if os.path.dirname(mask.path) == os.path.dirname(scan.source.paths[0]) or _IMAGE_FOLDER.get(_folder_name(mask.path)) is None:
+        return True
+    numbers = [[int(word) for word in found if word.isdigit()] for found in (words, others)]
+    return words[:1] == others[:1] or (bool(numbers[0]) and numbers[0] == numbers[1])
 
 
 def _without_fit(mask: Mask, base: str, candidates: list[int], scans: Sequence[Scan]) -> str:
     """No image on this grid: either the image is elsewhere, or one that shares its name has another grid."""
     shared = [index for index in candidates if len(base) > 3 and _image_stem(scans[index]).startswith(base)]
     return "mask_grid" if shared or any(scans[index].source.reader == "dicom" for index in candidates) else "mask_without_image"
+
+
+def _folder_name(path: str) -> str:
+    return os.path.basename(os.path.dirname(path)).lower()
 
 
 def _letters_in_common(one: str, other: str) -> int:

@@ -120,6 +120,35 @@ def test_masks_that_fit_nothing(tmp_path: Path) -> None:
     assert set(found.values()) == {"ok"}
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        ("case_11.nii.gz case_21.nii.gz", "case_10_seg.nii.gz case_11_seg.nii.gz", ["", "case_11.nii.gz"]),
+        ("case_1.nii.gz", "case_2_seg.nii.gz", [""]),
+        ("bob.nii.gz", "alice_seg.nii.gz bob_seg.nii.gz", ["", "bob.nii.gz"]),
+        ("imagesTr/bob.nii.gz imagesTr/eve.hdr", "labelsTr/alice.nii.gz", [""]),
+        ("imagesTr/img0003.nii.gz imagesTr/eve.hdr", "labelsTr/label0003.nii.gz", ["imagesTr/img0003.nii.gz"]),
+        ("ct.nii.gz", "tumour_mask.nii.gz", ["ct.nii.gz"]),
+        ("p1_ct.nii.gz p1_pet.nii.gz", "p1_ct_liver_seg.nii.gz", ["p1_ct.nii.gz"]),
+        (
+            "one/sub-1/anat/sub-1_T1w.nii.gz two/sub-1/anat/sub-1_T1w.nii.gz",
+            "one/derivatives/sub-1/sub-1_T1w_mask.nii.gz two/derivatives/sub-1/sub-1_T1w_mask.nii.gz",
+            ["one/sub-1/anat/sub-1_T1w.nii.gz", "two/sub-1/anat/sub-1_T1w.nii.gz"],
+        ),
+    ],
+)
+def test_a_mask_of_another_patient_is_not_attached_because_it_is_on_the_grid(
+    images: str, labels: str, expected: list[str], tmp_path: Path
+) -> None:
+    for seed, name in enumerate(images.split()):
+        write(tmp_path / name, voxels(seed=seed))
+    for seed, name in enumerate(labels.split()):
+        write(tmp_path / name, mask_of() + seed)
+    found = {str(Path(one.path).relative_to(tmp_path)): one for one in read_scans(tmp_path).ledger}
+    image_of = {found[name].volume_id: name for name in images.split()}
+    assert [image_of.get(found[name].volume_id, "") if found[name].reason == "mask" else "" for name in labels.split()] == expected
+
+
 def test_bids_names(tmp_path: Path) -> None:
     for seed, (subject, session) in enumerate((("01", "a"), ("01", "b"), ("02", "a"))):
         name = f"sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}_T1w.nii.gz"
