@@ -41,8 +41,8 @@ def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: 
     result = Plan(Units(journal), list(found.fates))
     for table in tables:
         table.meet(met.path for met in found.files)
-    tables = [*tables, *_participants(found.files)]
-    given = {os.path.realpath(table.path) for table in tables}
+    participants = _participants(found.files)
+    given = {os.path.realpath(table.path) for table in [*tables, *participants]}
     by_kind: dict[str, list[Met]] = {}
     for met in found.files:
         by_kind.setdefault(met.kind, []).append(met)
@@ -50,7 +50,7 @@ def plan(found: Survey, tables: Sequence[Table], config: IngestConfig, workers: 
         for met in by_kind.get(kind, []):
             result.fates.append(Fate(met.path, "table" if os.path.realpath(met.path) in given else reason))
     _plan_dicom(by_kind.get("dicom", []), result, config, workers, progress)
-    _plan_nifti(by_kind.get("nifti", []), result, tables)
+    _plan_nifti(by_kind.get("nifti", []), result, tables, participants)
     _plan_pictures(by_kind.get("picture", []), result, tables)
     for met in by_kind.get("npz", []):
         result.units.add(Unit(NPZ, (met,), hint=Hint()))
@@ -141,13 +141,15 @@ def _keep(files: Sequence[Met], texts: Sequence[str], journal: Journal) -> None:
         journal.put(met.key, text, keep=worth_keeping([brief_of(text).reason]))
 
 
-def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table]) -> None:
+def _plan_nifti(files: list[Met], result: Plan, tables: Sequence[Table], participants: Sequence[Table]) -> None:
+    """participants: of BIDS; each speaks of what lies below its folder, as two data sets may each have a sub-01."""
     met_of = {met.path: met for met in files}
     halves = {header: met_of.pop(data) for header, data in ((met.path, _data_path(met.path)) for met in files) if data in met_of}
     for met in met_of.values():
         both = (met, halves[met.path]) if met.path in halves else (met,)
         reader = MASK if is_mask_name(met.relative) else NIFTI
-        result.units.add(Unit(reader, both, hint=hint_of(met, tables)[0]))
+        own = [table for table in participants if met.path.startswith(os.path.join(table.path.parent, ""))]
+        result.units.add(Unit(reader, both, hint=hint_of(met, [*tables, *own])[0]))
 
 
 def _data_path(path: str) -> str:

@@ -162,6 +162,14 @@ def test_bids_names(tmp_path: Path) -> None:
     assert sorted(manifest["sex"]) == ["F", "F", "M"]
 
 
+def test_two_bids_data_sets_keep_their_own_participants(tmp_path: Path) -> None:
+    for seed, (name, age) in enumerate((("one", 20), ("two", 70))):
+        write(tmp_path / "in" / name / "sub-01" / "anat" / "sub-01_T1w.nii.gz", voxels(seed=seed))
+        (tmp_path / "in" / name / "participants.tsv").write_text(f"participant_id\tage\nsub-01\t{age}\n")
+    ingest(tmp_path / "in", tmp_path / "out", jobs=0)
+    assert sorted(open_data(tmp_path / "out").manifest["age_years"]) == [20, 70]
+
+
 def test_bids_folders_and_entities(tmp_path: Path) -> None:
     names = (
         "sub-01/ses-a/anat/sub-01_ses-a_run-1_echo-1_part-mag_MEGRE.nii.gz",
