@@ -132,4 +132,4 @@ def known_words(scans: Sequence[Scan]) -> set[str]:
 
 
 def _may_be_a_name(word: str) -> bool:
-    return len(word) >= 3 and word.lower() not in PLAIN_WORDS
+    return len(word) >= 2 and word.lower() not in PLAIN_WORDS

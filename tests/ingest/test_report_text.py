@@ -32,6 +32,20 @@ from medcl.ingest.similar import groups_of_near
         ("TC del 5 de marzo de 2019 y enero de 2020.", "TC del [date] y [date]."),
         ("CT of 03/2020.", "CT of [date]."),
         ("A 93-year-old woman, 91 ans, 95 años, 90jährig.", "A [age]-year-old woman, [age] ans, [age] años, [age]jährig."),
+        (
+            "94 F, aged 95, age: 97. Alter: 93, Patientin, 93 J. Edad: 95.",
+            "[age] F, aged [age], age: [age]. Alter: [age], Patientin, [age] J. Edad: [age].",
+        ),
+        (
+            "CT 12-Mar-2021, 14MAR2021, dated 3/14; VU vom 12.03., born 1931.",
+            "CT [date], [date], dated [date]; VU vom [date], born [date].",
+        ),
+        # names in capitals, in none, without a space, with more between title and name
+        ("DISCUSSED WITH DR SMITH. SEEN BY DR. JANE DOE", "DISCUSSED WITH DR [name]. SEEN BY [name]"),
+        ("told dr. smith, Dr.Müller, Mr. d'Angelo and nurse Kelly", "told [name], [name], [name] and nurse Kelly"),
+        ("Told to nurse Kelly. Communicated to Jane Doe, RN", "Told to nurse [name]. Communicated to [name], RN"),
+        ("Dr. med. univ. Anna Berger, Dra. María de los Ángeles", "[name], [name]"),
+        ("Firmado: Ana Pérez. D. Juan Pérez", "Firmado: [name]. D. [name]"),
         # phone numbers
         ("Tel.: 030/1234567, Durchwahl 4711-22", "[phone], [phone]"),
         ("Tél. 01 23 45 67 89", "Tél. [phone]"),
@@ -62,6 +76,7 @@ def test_scrubbing_in_four_languages(text: str, clean: str) -> None:
         "A 12x14x110mm lesion; 120x110x95 mm; 1200mm3; COVID-2019 pneumonia; PSMA-1007 PET; C5-C6 and L4/5.",
         "The patient: known COPD. Sister chromatids. Mild mr. Impression: no change since March.",
         "FEV1 45%, CA19-9 37 U/ml, 99mTc, T12-L1, BI-RADS 4, Hospital course unclear, no clinic visit.",
+        "COMPARED TO DR CHEST. MR ABDOMEN. VITAMIN D Deficiency Known. 94% at 100 mA, FiO2 95 %, aged care. On 3/6 images. On MRS. Normal.",
         "Der Patient ist 64 Jahre alt. Le patient de 64 ans. Im Mai 3 Rundherde.",
     ],
 )
@@ -162,3 +177,8 @@ def test_near_copies_are_grouped() -> None:
     groups = groups_of_near(texts)
     assert groups == [0, 1, 1, 2, 1, 2]
     assert groups_of_near([]) == []
+
+
+def test_a_short_name_is_one_beside_the_patient_s_other_name() -> None:
+    assert scrub("Li, Wei (WEI LI); li. Seite", ["Li", "Wei"])[0] == "[name], [name] ([name] [name]); li. Seite"
+    assert scrub("li. Unterlappen", ["Li", "Wei"]) == ("li. Unterlappen", ())
