@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -20,10 +21,19 @@ _PRIVATE_WORDS = {
     "report", "comment", "comments",
     "reader", "operator", "technologist", "technician", "referrer", "consultant", "nurse", "author",
     "mode", "orig", "original", "xywh", "scale", "offset", "width", "height",
+    "zip", "postcode", "plz", "city", "town", "village", "street", "county", "ort", "wohnort", "stadt", "strasse", "ville", "rue",
+    "ciudad", "calle", "domicilio", "direccion", "initials", "initialen", "yob", "geb", "ssn", "mrn", "ward", "room",
+    "bed", "zimmer", "bett", "clinic", "clinique", "hopital", "clinica", "arzt", "arztin",
+    "zuweiser", "befunder", "untersucher", "medecin", "medico", "nom",
+    "prenom", "nombre", "dossier",
 }  # fmt: skip
 _PRIVATE_PARTS = re.compile(
-    r"name|birth|phone|address|hospital|physician|radiologist|instituti|uid|date$|^date|filepath|comment", re.IGNORECASE
+    r"name|birth|phone|address|hospital|physician|radiologist|instituti|uid|date$|^date|filepath|comment|(?:number|nummer|nr)$"
+    r"|(?:^|[\W_])(?:no|num|numero)\.?$"
+    r"|geburt|naissance|nacimiento|adress|telef|apellid|postal|zipcode|krankenhaus|klinik|datum|fecha",
+    re.IGNORECASE,
 )
+_AGE_WORDS, _OLDEST_TOLD, _NOBODY_IS_OLDER = {"age", "alter", "edad"}, 89, 150
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LOOKS_PRIVATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|@|https?:|\d{6,}")
 
@@ -44,7 +54,9 @@ def label_columns(table: Table, chosen: tuple[str, ...] | None) -> tuple[str, ..
 
 
 def _looks_like_a_label(table: Table, name: str) -> bool:
-    if _PRIVATE_PARTS.search(name) or _PRIVATE_WORDS & {word.lower() for word in _WORD.findall(name)}:
+    plain = _without_accents(name)
+    words = {word.lower() for word in _WORD.findall(plain)}
+    if _PRIVATE_PARTS.search(plain) or _PRIVATE_WORDS & words:
         return False
     values = [row[name] for row in table.rows if row[name].lower() not in _MISSING]
     distinct = set(values)
@@ -54,10 +66,17 @@ def _looks_like_a_label(table: Table, name: str) -> bool:
     if all(number is not None for number in numbers):
         # Many whole numbers, none twice, are counters or record numbers; large ones are dates or record numbers.
         whole = [number for number in numbers if number is not None and number.is_integer()]
+        if _AGE_WORDS & words and _OLDEST_TOLD < max(number for number in numbers if number is not None) <= _NOBODY_IS_OLDER:
+            return False
         return max(whole, default=0) < 1e6 and not (len(whole) == len(distinct) == len(values) > 20)
     if any(_LOOKS_PRIVATE.search(value) or len(value) > 64 or scrub(value)[1] for value in distinct):
         return False
     return len(distinct) <= min(MOST_CLASSES, max(2, len(values) * 2 // 3))
+
+
+def _without_accents(name: str) -> str:
+    """`Médecin` as `Medecin`: tables are written in four languages, and not always with their letters."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)).replace("ß", "ss")
 
 
 def join_labels(table: Table, scans: Sequence[Scan], columns: Sequence[str]) -> dict[int, dict[str, Value]]:

@@ -122,6 +122,26 @@ def test_label_columns_leave_out_what_identifies(tmp_path: Path) -> None:
         label_columns(table, ("nope",))
 
 
+def test_label_columns_of_four_languages_leave_out_what_identifies(tmp_path: Path) -> None:
+    names = "zip PLZ city Ort initials Arzt Ärztin Zuweiser Médecin médico nom prénom apellidos Geburtsjahr yob Fallnummer SSN"
+    names += " Krankenhaus Straße case_no"
+    rows = [
+        {"patient_id": f"P{k // 2}", **dict.fromkeys(names.split(), [10115, 80331][k % 2]), "age_at_scan": 60 + k, "Alter": 60 + k}
+        | {
+            "bone_age": 12 * (k // 2),
+            "duodenum": k % 2,
+            "age_group": "ab"[k % 2],
+            "stage": k % 3,
+            "number_of_nodules": k % 4,
+            "Diagnose": "ab"[k % 2],
+        }
+        for k in range(40)
+    ]
+    table = read_rows(csv_file(tmp_path, rows), Columns(), ("patient",), "--labels")
+    assert label_columns(table, None) == ("bone_age", "duodenum", "age_group", "stage", "number_of_nodules", "Diagnose")
+    assert label_columns(table, ("age_at_scan",)) == ("age_at_scan",)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_csv_dialects(tmp_path: Path, delimiter: str, encoding: str) -> None:
