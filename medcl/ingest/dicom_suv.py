@@ -46,11 +46,33 @@ def _from_injection_to_start(fields: Fields, item: Fields) -> timedelta | None:
     day = fields.text("SeriesDate") or fields.text("StudyDate")
     start = _moment(day, fields.text("SeriesTime"))
     acquired = _moment(day, fields.text("AcquisitionTime"))
-    both = str(item.raw("RadiopharmaceuticalStartDateTime") or "")
-    injected = _moment(both[:8], both[8:]) if both else _moment(day, str(item.raw("RadiopharmaceuticalStartTime") or ""))
+    both = str(item.raw("RadiopharmaceuticalStartDateTime") or "").strip()
+    here = fields.text("TimezoneOffsetFromUTC")
+    injected = _moment_here(both, here) or _moment(both[:8] or day, str(item.raw("RadiopharmaceuticalStartTime") or ""))
     if start is None or injected is None or (acquired is not None and acquired < start):
         return None
     return start - injected
+
+
+def _moment_here(both: str, here: str) -> datetime | None:
+    """A DICOM date and time with or without an offset from UTC, on the clock of the series, whose offset is `here`.
+
+    None where one of two offsets is not known: an hour more or less is a third of the dose of fluorine 18.
+    """
+    time, offset = both[8:], ""
+    if time[-5:-4] in ("+", "-"):
+        time, offset = time[:-5], time[-5:]
+    moment = _moment(both[:8], time)
+    if moment is None or not offset:
+        return moment
+    try:
+        return (
+            moment.replace(tzinfo=datetime.strptime(offset, "%z").tzinfo)
+            .astimezone(datetime.strptime(here, "%z").tzinfo)
+            .replace(tzinfo=None)
+        )
+    except ValueError:
+        return None
 
 
 def _moment(day: str, time: str) -> datetime | None:

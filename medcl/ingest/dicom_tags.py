@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 
 # keyword -> (tag, how its bytes are read). `text` and `number` are DICOM's character strings, `short` is US or SS.
 TAGS: dict[str, tuple[int, str]] = {
-    "ImageType": (0x00080008, "text"), "SOPClassUID": (0x00080016, "text"), "SOPInstanceUID": (0x00080018, "text"),
+    "SpecificCharacterSet": (0x00080005, "text"), "ImageType": (0x00080008, "text"),
+    "SOPClassUID": (0x00080016, "text"), "SOPInstanceUID": (0x00080018, "text"),
     "StudyDate": (0x00080020, "text"), "SeriesDate": (0x00080021, "text"),
-    "SeriesTime": (0x00080031, "text"), "AcquisitionTime": (0x00080032, "text"),
+    "TimezoneOffsetFromUTC": (0x00080201, "text"), "SeriesTime": (0x00080031, "text"), "AcquisitionTime": (0x00080032, "text"),
     "ContentTime": (0x00080033, "text"), "AccessionNumber": (0x00080050, "text"), "Modality": (0x00080060, "text"),
     "Manufacturer": (0x00080070, "text"), "PresentationIntentType": (0x00080068, "text"), "ComplexImageComponent": (0x00089208, "text"),
     "InstitutionName": (0x00080080, "text"), "ReferringPhysicianName": (0x00080090, "text"),
@@ -52,6 +55,7 @@ SEQUENCES: dict[str, int] = {
 }
 PIXEL_TAGS = {0x7FE00010: "", 0x7FE00008: "float32", 0x7FE00009: "float64"}
 WANTED = [*(tag for tag, _ in TAGS.values()), *SEQUENCES.values()]
+_DELIMITERS = set(b"\\^=\r\n\t\f")  # where a name that changes alphabets begins with the first one again
 _PADDING = " \0\r\n\t"
 _CHARACTER_VRS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 
@@ -85,9 +89,22 @@ class Fields:
             return ()
         content = element.value
         if isinstance(content, bytes):
-            decoded = _decoded(content).strip(_PADDING)
+            decoded = self._decoded(content).strip(_PADDING)
             return tuple([part.strip(_PADDING) for part in decoded.split("\\")]) if decoded else ()
         return () if content is None else tuple(str(part) for part in _listed(content))
+
+    def _decoded(self, content: bytes) -> str:
+        """UTF-8 where it is that, whatever the header says of itself; else what the header says, else Latin-1."""
+        if b"\x1b" not in content:
+            with suppress(UnicodeDecodeError):
+                return content.decode("utf-8")
+        element = self._by_tag.get(TAGS["SpecificCharacterSet"][0])
+        said = _decoded(element.value) if element is not None and isinstance(element.value, bytes) else ""
+        try:
+            encodings = convert_encodings([part.strip(_PADDING) for part in said.split("\\")])
+            return decode_bytes(content, encodings, _DELIMITERS) if said.strip(_PADDING) else _decoded(content)
+        except (LookupError, ValueError):
+            return _decoded(content)
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """All values as finite numbers; empty where one of them is not a number."""

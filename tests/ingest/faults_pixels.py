@@ -141,6 +141,21 @@ pet("PET of a series made after its acquisition", None, SeriesTime="111112")
 pet("PET in counts", None, Units="CNTS")
 pet("PET with the weight in grams", None, PatientWeight=70_000)
 
+
+def injected(moment: str) -> list[Dataset]:
+    """A tracer whose injection is said by day and time."""
+    return [item(RadionuclideTotalDose=350e6, RadionuclideHalfLife=6586.2, RadiopharmaceuticalStartDateTime=moment)]
+
+
+pet("PET with the day of the injection", 1.0, RadiopharmaceuticalInformationSequence=injected("20210304091112.00"))
+pet(
+    "PET with the injection in UTC",
+    1.0,
+    TimezoneOffsetFromUTC="+0100",
+    RadiopharmaceuticalInformationSequence=injected("20210304081112+0000"),
+)
+pet("PET with an offset from UTC on one clock only", None, RadiopharmaceuticalInformationSequence=injected("20210304091112-0500"))
+
 # Which bits are pixels
 WORDS = UNSIGNED & 0x0FFF
 readable("12 of 16 bits", WORDS, change=stored_as(WORDS, 12))

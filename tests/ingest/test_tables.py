@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from medcl.foundation.errors import UserError
 from medcl.ingest import Data, IngestConfig, ingest, open_data
@@ -205,6 +208,25 @@ def test_names_of_the_header_leave_the_report(tmp_path: Path) -> None:
     assert "0001" not in row["text"]
     assert "No effusion." in row["text"]
     assert "scrubbed_name" in row["flags"]
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding"),
+    [("ISO_IR 101", "iso8859_2"), ("ISO_IR 192", "utf-8"), ("ISO_IR 100", "utf-8"), ("ISO 2022 IR 6\\ISO 2022 IR 101", "")],
+)
+def test_names_are_read_in_the_alphabet_that_the_header_says(tmp_path: Path, said: str, encoding: str) -> None:
+    content = "Dvořák^Zdeněk".encode(encoding) if encoding else b"Dvo\x1b-B\xf8\xe1k^Zden\x1b-B\xeck"
+
+    def change(dataset: Dataset, _: int) -> None:
+        dataset[0x00100010] = RawDataElement(Tag(0x00100010), "PN", len(content), content, 0, False, True)
+        dataset.SpecificCharacterSet = said.split("\\")
+
+    series(tmp_path / "in", phantom(4), change=change)
+    table = csv_file(tmp_path, [{"accession": "ACC0001", "report": "Findings: Dvořák was seen; Zdeněk too. No effusion."}])
+    ingest(tmp_path / "in", tmp_path / "out", reports=table, jobs=0)
+    reports = open_data(tmp_path / "out").reports
+    assert reports is not None
+    assert reports["text"].tolist() == ["Findings: [name] was seen; [name] too. No effusion."]
 
 
 def test_labels_by_folder_and_patient(tmp_path: Path) -> None:
