@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from medcl.foundation.progress import Progress, Silent
 from medcl.ingest import manifest
 from medcl.ingest.identifiers import can_be_looked_for, words_of_medcl
 from medcl.ingest.layers import layers
+from medcl.ingest.privacy import day_of
 
 _HEAD = 4  # bytes by which places worth a closer look are found
 _CHUNK = 2**24
@@ -102,16 +105,23 @@ def _needles(data: Path) -> tuple[list[Needle], int]:
 
 
 def needle(fingerprint: str, kind: str, value: str) -> Needle:
-    """The ways in which an identifier may be written: any case, UTF-8, Latin-1, JSON's escapes, a date with dashes."""
+    """The ways in which an identifier may be written: any case, UTF-8, Latin-1, JSON's escapes, a date in any order."""
     forms = {value, value.lower(), value.upper(), value.title()}
-    if kind == "date" and len(value) == 8:
-        forms |= {f"{value[:4]}{dash}{value[4:6]}{dash}{value[6:]}" for dash in "-./"}
-        forms |= {f"{value[6:]}{dash}{value[4:6]}{dash}{value[:4]}" for dash in "-./"}
+    day = day_of(value) if kind == "date" else None
+    if day is not None:
+        forms |= _ways_to_write(date.fromordinal(day))
     written = {form.encode("utf-8", "surrogateescape") for form in forms} | {json.dumps(form)[1:-1].encode() for form in forms}
     written |= {form.encode("latin-1", "ignore") for form in forms if not form.isascii()}
     words = tuple(sorted({one.lower() for one in written if len(one) >= _HEAD}))
     digits = value.replace(".", "").isdigit()
-    return Needle(fingerprint, kind, words, whole=digits or len(value) < _WHOLE_BELOW or value.isalpha())
+    return Needle(fingerprint, kind, words, whole=digits or day is not None or len(value) < _WHOLE_BELOW or value.isalpha())
+
+
+def _ways_to_write(day: date) -> set[str]:
+    """20210304, 2021-03-04, 04.03.2021, 03/04/2021, 4.3.2021, 3/4/2021, with any of three dashes."""
+    year, full, short = f"{day.year:04}", (f"{day.month:02}", f"{day.day:02}"), (f"{day.month}", f"{day.day}")
+    orders = [(year, *full), (full[1], full[0], year), (*full, year), (short[1], short[0], year), (*short, year)]
+    return {"".join((year, *full))} | {dash.join(order) for order in orders for dash in "-./"}
 
 
 class Finder:
@@ -186,7 +196,6 @@ def leaks_of(path: Path, folder: Path, finder: Finder) -> Iterator[Leak]:
 
 
 def _masked(name: str, one: Needle) -> str:
-    for word in one.words:
-        at = name.lower().find(word.decode("utf-8", "replace"))
-        name = f"{name[:at]}[{one.kind}]{name[at + len(word) :]}" if at >= 0 else name
+    for word in sorted(one.words, key=len, reverse=True):
+        name = re.sub(re.escape(word.decode("utf-8", "replace")), f"[{one.kind}]", name, flags=re.IGNORECASE)
     return name

@@ -11,7 +11,9 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
+from typing import Any
 
 DEEPEST = 4
 MOST_BYTES = 2**29
@@ -64,15 +66,27 @@ def _zip(content: bytes) -> Iterator[bytes]:
 
 
 def _gzip(content: bytes) -> Iterator[bytes]:
-    yield zlib.decompressobj(wbits=31).decompress(content, MOST_BYTES)
+    yield _streams(content, lambda: zlib.decompressobj(wbits=31))
 
 
 def _bz2(content: bytes) -> Iterator[bytes]:
-    yield bz2.BZ2Decompressor().decompress(content, MOST_BYTES)
+    yield _streams(content, bz2.BZ2Decompressor)
 
 
 def _xz(content: bytes) -> Iterator[bytes]:
-    yield lzma.LZMADecompressor().decompress(content, MOST_BYTES)
+    yield _streams(content, lzma.LZMADecompressor)
+
+
+def _streams(content: bytes, begin: Callable[[], Any]) -> bytes:
+    """All streams that follow each other, as what is appended to a log has its own; what was read before a damage counts."""
+    parts, room = [], MOST_BYTES
+    with suppress(zlib.error, OSError, EOFError, lzma.LZMAError):
+        while content and room > 0:
+            unpack = begin()
+            parts.append(unpack.decompress(content, room))
+            room -= len(parts[-1])
+            content = unpack.unused_data if unpack.eof else b""
+    return b"".join(parts)
 
 
 def _png(content: bytes) -> Iterator[bytes]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +51,9 @@ PACKED: dict[str, Callable[[str], bytes]] = {
     "utf-16": lambda text: f"name {text}".encode("utf-16"),
     "utf-32": lambda text: np.array([text]).tobytes(),
     "gzip": lambda text: gzip.compress(text.encode()),
+    "gzip appended to": lambda text: gzip.compress(b"yesterday: ") + gzip.compress(f"today {text * 2} {text}".encode()),
+    "bzip2 appended to": lambda text: bz2.compress(b"yesterday: ") + bz2.compress(text.encode()),
+    "xz appended to": lambda text: lzma.compress(b"yesterday: ") + lzma.compress((f"{text} " * 9).encode()),
     "zip": _zipped,
     "zip in base64": lambda text: b"data:application/zip;base64," + base64.b64encode(_zipped(text)) + b'"',
     "base64": lambda text: b"x: " + base64.b64encode(f"the name is {text}, is it".encode()),
@@ -89,7 +94,7 @@ def test_found_however_it_is_packed(data: Path, tmp_path: Path, how: str, secret
 
 
 def test_other_ways_to_write_it(data: Path, tmp_path: Path) -> None:
-    for text in ("1891-12-03", "03.12.1891", "1891/12/03"):
+    for text in ("1891-12-03", "03.12.1891", "1891/12/03", "12/03/1891", "12/3/1891", "3.12.1891"):
         assert [leak.kind for leak in audited(data, tmp_path, f"born {text}.".encode()).leaks] == ["date"]
     for text in ("JÜRGEN".encode(), "jürgen".encode("latin-1"), "Jürgen".encode("utf-16")):
         assert [leak.kind for leak in audited(data, tmp_path, text).leaks] == ["name"]
@@ -99,6 +104,17 @@ def test_names_of_files_are_looked_at_and_masked(data: Path, tmp_path: Path) -> 
     (tmp_path / "of MRN00420042").mkdir()
     audit = audited(data, tmp_path, b"nothing", "of MRN00420042/plot.png")
     assert [(leak.file, leak.how) for leak in audit.leaks] == [("of [patient]/plot.png", "name")]
+
+
+def test_a_name_that_a_path_says_twice_is_masked_twice(data: Path, tmp_path: Path) -> None:
+    (tmp_path / SECRET).mkdir()
+    audit = audited(data, tmp_path, b"nothing", f"{SECRET}/{SECRET.lower()} of {SECRET}.png")
+    assert [leak.file for leak in audit.leaks] == ["[name]/[name] of [name].png"]
+
+
+def test_a_date_of_a_table_is_looked_for_in_every_form() -> None:
+    (one,) = Finder([needle("f", "date", "2021-03-04")]).found(b"seen 20210304 and 3/4/2021, not 13/4/2021")
+    assert (one.kind, Finder([one]).found(b"20210304 and 3/4/2021, not 13/4/2021")[one]) == ("date", 2)
 
 
 def test_what_is_no_leak(data: Path, tmp_path: Path) -> None:
