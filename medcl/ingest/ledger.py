@@ -84,8 +84,8 @@ REASONS: dict[str, tuple[Status, str]] = {
     "npz_layout": ("refused", "not a MedMNIST npz: expected train_images, train_labels, ..."),
     # refused, any
     "unreadable": ("refused", "the file cannot be read as what it claims to be"),
-    "no_permission": ("refused", "no permission to read the file"),
-    "link_outside": ("refused", "a link that leads out of the sources"),
+    "no_permission": ("refused", "no permission to read the file or folder"),
+    "link_outside": ("refused", "a link that leads out of the sources; name its target as a source, too"),
     "decoder_died": ("refused", "reading it killed or stalled the reading process"),
     "internal": ("refused", "an unexpected failure while reading; please report it"),
 }

@@ -78,19 +78,24 @@ REPORT_COLUMNS: dict[str, tuple[str, str]] = {
 SOURCE_COLUMNS: dict[str, tuple[str, str]] = {
     "item_id": ("text", "a volume_id or a mask_id"),
     "reader": ("text", "which reader made it"),
-    "paths": ("text[]", "files it is made of"),
+    "paths": ("text[]", "files it is made of; bytes of a name that are no UTF-8 as U+10FF80 to U+10FFFF"),
     "detail": ("text", "JSON for the reader"),
     "pixel_hash": ("text", "what must come out again"),
 }
 FILE_COLUMNS: dict[str, tuple[str, str]] = {
     "file_key": ("text", "as in the ledger"),
-    "path": ("text", "the file"),
+    "path": ("text", "the file; bytes of its name that are no UTF-8 as U+10FF80 to U+10FFFF"),
 }
 IDENTIFIER_COLUMNS: dict[str, tuple[str, str]] = {
     "fingerprint": ("text", "keyed hash, by which an audit names it"),
     "kind": ("text", "patient, accession, study, series, name, date or file"),
     "value": ("text", "the identifier itself, as it was met"),
 }
+
+
+_OF_FILES = {"path", "paths", "value"}
+_TO_THE_END = {0xDC00 + byte: 0x10FF00 + byte for byte in range(128, 256)}  # what Python makes of such a byte -> a private character
+_BACK = {there: here for here, there in _TO_THE_END.items()}
 
 
 def says_spacing(row: Mapping[str, Any]) -> bool:
@@ -106,7 +111,14 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, st
     for row in rows:
         if row.keys() != columns.keys():
             raise KeyError(f"columns {sorted(row.keys() ^ columns.keys())} do not fit the schema")
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(columns))
+    return pa.Table.from_pylist([{name: _in_unicode(name, value) for name, value in row.items()} for row in rows], schema=_schema(columns))
+
+
+def _in_unicode(column: str, value: Any) -> Any:
+    """Names of files are bytes, and `Müller` of an older system is no UTF-8: such bytes go to the end of Unicode, and come back."""
+    if column in _OF_FILES:
+        return value.translate(_TO_THE_END) if isinstance(value, str) else [one.translate(_TO_THE_END) for one in value]
+    return value
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> None:
@@ -161,13 +173,22 @@ def digests(folder: Path, *names: str) -> dict[str, str]:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read parquet into pandas. Raises UserError where the file is missing, DataError where it is damaged."""
+    import pandas as pd
+
     if not Path(path).exists():
         raise UserError(f"{path}: missing; the folder is damaged, run `medcl ingest` again")
     frame = read_parquet(path)
     for name in ("shape", "spacing_mm", "flags", "paths"):
         if name in frame.columns:
             frame[name] = [tuple(value) for value in frame[name]]
+    for name in _OF_FILES & set(frame.columns):
+        values = [_as_named(value) for value in frame[name]]
+        frame[name] = pd.Series(values, index=frame.index, dtype=object)
     return frame
+
+
+def _as_named(value: Any) -> Any:
+    return value.translate(_BACK) if isinstance(value, str) else tuple(one.translate(_BACK) for one in value)
 
 
 def _schema(columns: Mapping[str, tuple[str, str]]) -> pa.Schema:

@@ -98,14 +98,18 @@ def _distinct_names(roots: list[Path]) -> list[str]:
 
 
 def _walk(root: Path) -> Iterator[str]:
+    """Every file below, and the folders into which nobody looks: links, and those that may not be opened."""
     if not root.is_dir():
         yield str(root)
         return
-    for folder, folders, names in os.walk(root, followlinks=False):
+    closed: list[str] = []
+    for folder, folders, names in os.walk(root, followlinks=False, onerror=lambda error: closed.append(str(error.filename))):
         # What ingest wrote itself is no scan: a DATA folder may lie among its sources.
         folders[:] = sorted(name for name in folders if not os.path.isfile(os.path.join(folder, name, "private", "key")))
         for name in sorted(names):
             yield os.path.join(folder, name)
+        yield from (path for path in (os.path.join(folder, name) for name in folders) if os.path.islink(path))
+    yield from closed
 
 
 def _kind_or_fate(path: str, root: Path, seen: set[str]) -> str | Fate:
@@ -115,6 +119,8 @@ def _kind_or_fate(path: str, root: Path, seen: set[str]) -> str | Fate:
     inside = os.path.realpath(root if root.is_dir() else root.parent)
     if os.path.islink(path) and root.is_dir() and os.path.commonpath([real, inside]) != inside:
         return Fate(path, "link_outside")
+    if os.path.isdir(real):
+        return Fate(path, "same_file" if os.path.islink(path) else "no_permission")
     if not os.path.isfile(real):
         return Fate(path, "not_an_image")
     seen.add(real)

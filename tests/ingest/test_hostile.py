@@ -7,8 +7,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from medcl.ingest import ingest, open_data, read_scans
+from tests.ingest.scanner import phantom, series
 from tests.ingest.test_nifti import voxels, write
 
 
@@ -34,7 +37,7 @@ def test_links_and_paths_lead_nowhere_outside(tmp_path: Path) -> None:
     (inside / "table.csv").write_text("\n".join(["file,label", *rows]))
     ingest(inside, tmp_path / "out", labels=inside / "table.csv", jobs=0)
     data = open_data(tmp_path / "out")
-    assert data.ledger["reason"].value_counts().to_dict() == {"ok": 1, "link_outside": 1, "table": 1}
+    assert data.ledger["reason"].value_counts().to_dict() == {"ok": 1, "link_outside": 2, "same_file": 1, "table": 1}
     assert data.labels is not None
     assert (len(data.manifest), data.labels["label"].tolist()) == (1, [0.0])
 
@@ -62,3 +65,29 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert not reading.volumes
     assert {one.reason for one in reading.ledger} == {"unreadable"}
     assert not mark.exists()
+
+
+def test_folders_that_nobody_looks_into_are_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series(tmp_path / "archive" / "p1", phantom(4))
+    series(tmp_path / "in" / "p2", phantom(4, seed=2))
+    (tmp_path / "in" / "closed").mkdir()
+    os.symlink(tmp_path / "archive" / "p1", tmp_path / "in" / "p1")
+    os.symlink(tmp_path / "in" / "p2", tmp_path / "in" / "again")
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = {Path(one.path).name: one.reason for one in read_scans(tmp_path / "in").ledger if one.reason != "ok"}
+    assert found == {"p1": "link_outside", "again": "same_file", "closed": "no_permission"}
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    series(tmp_path / "in" / os.fsdecode(b"M\xfcller"), phantom(4))
+    ingest(tmp_path / "in", tmp_path / "out", jobs=0)
+    data = open_data(tmp_path / "out")
+    assert data.volume(data.manifest["volume_id"][0]).array.shape == (24, 20, 4)
+    assert pd.read_parquet(tmp_path / "out" / "private" / "files.parquet")["path"].str.contains("M\U0010fffcller/").all()
