@@ -21,7 +21,7 @@ from medcl.ingest.privacy import Hasher, cap_age, study_days
 from medcl.ingest.records import Scan
 from medcl.ingest.reports import Report
 from medcl.ingest.settings import IngestConfig
-from medcl.ingest.split import split_patients
+from medcl.ingest.split import beside_equals, split_patients
 from medcl.ingest.tables import Table
 
 
@@ -113,36 +113,37 @@ def splits_of(
 ) -> list[str]:
     """The split that the data or a table bring; else one drawn by patient. A patient's scans never part.
 
-    Raises DataError where what was brought puts one patient into two splits.
+    A scan of which nothing says it goes where its equals are: a copy of a test image is not trained on. Raises DataError
+    where what was brought puts one patient into two splits.
     """
     brought = [_brought_split(scan, tables) for scan in scans]
     by_patient: dict[str, set[str]] = defaultdict(set)
     for scan, part in zip(scans, brought, strict=True):
-        by_patient[scan.identity.patient] |= {part} - {""}
+        by_patient[scan.identity.patient] |= part
     torn = sum(len(parts) > 1 for parts in by_patient.values())
     if torn:
         raise DataError(f"{torn} patients are in more than one of train, val and test; correct the column that gives the split")
-    known = [next(iter(by_patient[scan.identity.patient]), "") for scan in scans]
+    patients, hashes = [scan.identity.patient for scan in scans], [scan.pixel_hash for scan in scans]
+    known = beside_equals([next(iter(by_patient[patient]), "") for patient in patients], patients, hashes, near)
     if all(known):
         return known
     names = {name for values in labels.values() for name in values}
     name = config.split.stratify or (names.pop() if len(names) == 1 else "")
     strata = [str(labels.get(index, {}).get(name, "")) for index in range(len(scans))]
     few = len(set(strata)) <= max(2, len(scans) // 4)
-    patients, hashes = [scan.identity.patient for scan in scans], [scan.pixel_hash for scan in scans]
     drawn = split_patients(patients, hashes, strata if few else [""] * len(scans), config.split, near)
     return [part or other for part, other in zip(known, drawn, strict=True)]
 
 
-def _brought_split(scan: Scan, tables: Sequence[Table]) -> str:
+def _brought_split(scan: Scan, tables: Sequence[Table]) -> set[str]:
     if scan.facts.split:
-        return scan.facts.split
+        return {scan.facts.split}
     for table in tables:
         if "split" in table.roles:
             rows = table.rows_for_file(scan.source.paths[0]) or table.rows_for(scan.identity)[1]
             if rows:
-                return table.hint(rows[0]).split
-    return ""
+                return {table.hint(row).split for row in rows} - {""}
+    return set()
 
 
 def ledger_entries(whole: Collection, ids: Sequence[str], hasher: Hasher) -> list[LedgerEntry]:

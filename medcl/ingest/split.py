@@ -36,6 +36,16 @@ def split_patients(
     return result
 
 
+def beside_equals(known: Sequence[str], patients: Sequence[str], hashes: Sequence[str], near: Mapping[int, int]) -> list[str]:
+    """`known` (a split, or empty), where items that go with one whose split is known get it too: of several, test, then val."""
+    people = _together(patients, hashes, near)
+    parts: dict[int, set[str]] = defaultdict(set)
+    for person, part in zip(people, known, strict=True):
+        parts[person].add(part)
+    first = ("test", "val", "train", "")
+    return [part or min(parts[person], key=first.index) for person, part in zip(people, known, strict=True)]
+
+
 def _dealt(count: int, config: SplitConfig) -> list[str]:
     """Parts dealt along a line at even distances: every stretch of it, so every stratum, gets its share, however small."""
     start = generator(config.seed, "split start").uniform(0, 1, 2)

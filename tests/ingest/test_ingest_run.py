@@ -265,6 +265,28 @@ def test_same_pixels_stay_in_one_split(tmp_path: Path) -> None:
     assert all("duplicate_pixels" in flags for flags in manifest["flags"])
 
 
+def test_what_has_no_split_goes_with_its_equals(tmp_path: Path) -> None:
+    rows = []
+    for number in range(12):
+        plane = np.random.default_rng(number).integers(0, 255, (24, 30), dtype=np.uint8)
+        for letter, part in (("a", ("train", "val", "test")[number % 3]), ("b", "")):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            Image.fromarray(plane).save(tmp_path / "in" / f"{letter}{number}.png")
+            rows.append({"file": f"{letter}{number}.png", "patient": f"{letter}{number}", "split": part})
+    pd.DataFrame(rows).to_csv(tmp_path / "in" / "table.csv", index=False)
+    ingest(tmp_path / "in", tmp_path / "out", labels=tmp_path / "in" / "table.csv", settings=IngestConfig(label_columns=()), jobs=0)
+    found = open_data(tmp_path / "out").manifest
+    assert found.groupby("pixel_hash")["split"].nunique().max() == 1
+    assert found["split"].value_counts().to_dict() == {"train": 8, "val": 8, "test": 8}
+
+
+def test_a_patient_whom_a_table_puts_into_two_splits_is_refused(tmp_path: Path) -> None:
+    series(tmp_path / "in", phantom(4))
+    pd.DataFrame([{"patient": "MRN0001", "split": part} for part in ("train", "test")]).to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(DataError, match="1 patients are in more than one of train, val and test"):
+        ingest(tmp_path / "in", tmp_path / "out", labels=tmp_path / "table.csv", jobs=0)
+
+
 def test_convert(tmp_path: Path) -> None:
     import nibabel as nib
 
