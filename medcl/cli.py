@@ -287,8 +287,8 @@ def export(
         from medcl.export.targets import export as write_export
 
         if check is not None:
-            if run is not None or to is not None or out is not None:
-                raise UserError("--check: verifies a folder and writes nothing; leave out RUN, --to and --out")
+            if any(one is not None for one in (run, to, out, into, plans, configuration)):
+                raise UserError("--check: verifies a folder and writes nothing; leave out RUN, --to, --out and what goes with them")
             result = check_export(check)
             talk.done(result.lines, result.proof, next=f"{check} is as it was written")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,18 +58,21 @@ def export(run: str | Path, to: str, out: str | Path, progress: Progress | None 
         raise UserError(f"--to {to}: expected one of {', '.join(known)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists and is not empty; name a new folder, or remove this one")
+    place = Path(os.path.abspath(out))
+    if place == Path.cwd():
+        raise UserError(f"--out {out}: is the folder that you are in; name a new folder in it, or elsewhere")
     folder = find_backbone(run)
     backbone = load_backbone(folder)
     module = import_module(known[to])
     given = _options(module, to, options)
     progress.say(f"writing {to} and loading it back")
-    partial = out.with_name(f".{out.name}.partial")
+    partial = place.with_name(f".{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         proof = module.write(backbone, folder, partial, **given)
         _seal(partial, folder, backbone, {"to": to} | {name: Path(value).name for name, value in given.items()}, proof)
-        replace_folder(partial, out)
+        replace_folder(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     warnings = [f"note: {warning}" for warning in proof.warnings]

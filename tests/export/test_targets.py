@@ -132,6 +132,14 @@ def test_an_existing_folder_is_never_overwritten(volume_backbone, tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
+def test_the_folder_one_is_in_is_not_replaced(volume_backbone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "a/.."):
+        with pytest.raises(UserError, match="is the folder that you are in"):
+            export(volume_backbone, "backbone", name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_target_and_missing_run(tmp_path, volume_backbone):
     with pytest.raises(UserError, match="expected one of backbone, onnx"):
         export(volume_backbone, "torchscript", tmp_path / "out")
