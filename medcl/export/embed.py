@@ -25,7 +25,7 @@ from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.ledger import count_reasons, explain_counts
-from medcl.ingest.units import hu_doubts
+from medcl.ingest.units import why_not_hounsfield
 from medcl.store.standard import Refused, as_stored, prepare_volume
 from medcl.views.batched import WINDOW_OVERLAP
 
@@ -99,20 +99,11 @@ def check_claims(volume: Volume, contract: Contract) -> None:
             f"or rescaled cannot be brought back), or, where the file holds {contract.units[0]} without saying so, --settings FILE with "
             f"`units: {contract.units[0]}`"
         )
-    if volume.units == "HU":
-        _check_hounsfield(volume, contract)
-
-
-def _check_hounsfield(volume: Volume, contract: Contract) -> None:
-    """Values clipped beyond what the network sees anyway are let through."""
-    doubts, intensity = hu_doubts(volume.array), contract.recipe.intensity
-    if "rescaled_twice" in doubts:
-        raise UserError(f"units 'HU' ({_range(volume)}): air near -2000, so these values were rescaled twice; give the original scan")
-    if "windowed" in doubts and intensity.name == "window" and float(volume.array.max()) < intensity.high:
-        raise UserError(
-            f"units 'HU' ({_range(volume)}): cut to a window already, and this backbone sees {intensity.low:g} to {intensity.high:g}; "
-            "give the original scan"
-        )
+    intensity = contract.recipe.intensity
+    window = (intensity.low, intensity.high) if intensity.name == "window" else None
+    problem = why_not_hounsfield(volume.array, window) if volume.units == "HU" else ""
+    if problem:
+        raise UserError(f"units 'HU' ({_range(volume)}): {problem}")
 
 
 def _range(volume: Volume) -> str:

@@ -17,16 +17,28 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform
 
 from medcl.foundation import geometry
+from medcl.ingest.grey import upright_grey
+from medcl.ingest.units import why_not_hounsfield
 from medcl.store.standard import as_stored, prepare_volume
 from medcl.views.covering import covering_extent, field_centre, window_centres
 
 _AT_A_TIME = 4
+_UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes of metre, millimetre, micrometre
+_SAME_PLACE_MM = 0.1
+
+
+def grey_picture(image: Any) -> Any:
+    """What MONAI's PILReader is to make of a picture: one upright plane of grey values."""
+    from PIL import Image
+
+    return Image.fromarray(upright_grey(image)[0])
 
 
 class Preparationd(MapTransform):
     """A scan as read, (1, x, y, z) or a picture (1, x, y), becomes (1, x, y, z) as a store keeps it: axes, body, spacing, intensity.
 
-    Raises medcl's `Refused` where the scan contradicts the contract, ValueError for more than one channel or time point.
+    Raises medcl's `Refused` where the scan contradicts the contract, ValueError for more than one channel or time point, for a
+    NIfTI header that does not say where the voxels are, and for values that are no Hounsfield units.
     """
 
     def __init__(self, keys: Any, allow_missing_keys: bool = False) -> None:
@@ -45,15 +57,56 @@ class Preparationd(MapTransform):
 
     def _prepare(self, image: MetaTensor) -> MetaTensor:
         recipe, flat = self.recipe, self.recipe.kind == "picture"
-        array, affine = image.as_tensor().numpy(), np.asarray(image.affine, dtype=float)
+        array, affine = image.as_tensor().numpy(), stated_affine(np.asarray(image.affine, dtype=float), image.meta)
         if array.shape[0] != 1 or array.ndim != (3 if flat else 4):
             raise ValueError(f"image of shape {array.shape}: expected one grey {recipe.kind}; give each channel or time point alone")
         array, affine = (array[0][..., None], np.eye(4)) if flat else (array[0], affine)
+        window = (recipe.intensity.low, recipe.intensity.high) if recipe.intensity.name == "window" else None
+        problem = why_not_hounsfield(array, window) if recipe.units[0] == "HU" else ""
+        if problem:
+            raise ValueError(f"units 'HU': {problem}")
         volume: Any = SimpleNamespace(array=array, affine=affine, modality=recipe.modalities[0], units=recipe.units[0], kind=recipe.kind)
         prepared = as_stored(prepare_volume(volume, recipe), *self.storage)
         return MetaTensor(
             torch.from_numpy(prepared.array[None]), affine=torch.from_numpy(prepared.affine), meta={"background": prepared.background}
         )
+
+
+def stated_affine(affine: np.ndarray, meta: Mapping[Hashable, Any]) -> np.ndarray:
+    """The affine of a NIfTI file in mm; any other as it is. Raises ValueError where the header says none, or two that differ."""
+    if "sform_code" not in meta or "qform_code" not in meta:
+        return affine
+    codes = int(meta["sform_code"]), int(meta["qform_code"])
+    if codes == (0, 0):
+        raise ValueError("neither qform nor sform is set: nothing says how the axes run; give the original scan")
+    unit_mm = _UNIT_MM.get(int(meta["xyzt_units"]) & 7, 1.0)
+    if codes[0] == codes[1] and not _is_sheared(affine):
+        qform = _qform(meta)
+        ends = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (*np.asarray(meta["dim"])[1:4] - 1, 1)
+        if np.linalg.norm((ends @ (affine - qform).T)[:, :3], axis=1).max() * unit_mm > _SAME_PLACE_MM:
+            raise ValueError("qform and sform disagree on where the voxels are; repair the header")
+    return np.vstack([affine[:3] * unit_mm, affine[3:]])
+
+
+def _qform(meta: Mapping[Hashable, Any]) -> np.ndarray:
+    """The affine of a quaternion (nifti1.h, method 2)."""
+    b, c, d = (float(meta[f"quatern_{letter}"]) for letter in "bcd")
+    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    turn = [
+        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+    ]
+    lengths = np.asarray(meta["pixdim"], dtype=float)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(turn) * lengths[1:4] * (1, 1, -1 if lengths[0] == -1 else 1)
+    affine[:3, 3] = [float(meta[f"qoffset_{letter}"]) for letter in "xyz"]
+    return affine
+
+
+def _is_sheared(affine: np.ndarray) -> bool:
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(columns.T @ columns - np.eye(3)).max() > 1e-3)
 
 
 class Windowsd(MapTransform):

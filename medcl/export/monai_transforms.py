@@ -8,13 +8,14 @@ from typing import Any
 
 from medcl.foundation import errors, geometry
 from medcl.foundation.files import write_json, write_text
+from medcl.ingest import grey, units
 from medcl.store import body, resample, standard
 from medcl.store.recipe import Recipe
 from medcl.views import covering
 from medcl.views.batched import WINDOW_OVERLAP, ViewMaker
 
 # What a bundle carries, word for word but for where a file's neighbours are; nothing in them needs more than NumPy, SciPy and Numba.
-_CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, resample, body, standard, covering))
+_CARRIED = tuple(Path(str(module.__file__)) for module in (errors, geometry, grey, units, resample, body, standard, covering))
 
 
 def write_scripts(views: ViewMaker, folder: Path) -> None:
@@ -47,7 +48,13 @@ def transforms(recipe: Recipe) -> dict[str, Any]:
     scale, shift = recipe.network_scale()
     low, high = recipe.network_range
     key = {"keys": "image"}
-    stored = [{"_target_": "LoadImaged", **key, "ensure_channel_first": True}, {"_target_": "scripts.preparation.Preparationd", **key}]
+    # MONAI alone takes the numbers of a palette for grey values, and does not turn a photograph upright.
+    converter = {"_target_": "scripts.preparation.grey_picture", "_mode_": "callable"}
+    reader = {"reader": "PILReader", "converter": converter} if recipe.kind == "picture" else {}
+    stored = [
+        {"_target_": "LoadImaged", **key, "ensure_channel_first": True, **reader},
+        {"_target_": "scripts.preparation.Preparationd", **key},
+    ]
     window = {"a_min": (low - shift) / scale, "a_max": (high - shift) / scale, "b_min": low, "b_max": high, "clip": True}
     scaled = {"_target_": "ScaleIntensityRanged", **key, **window}
     cut = {"_target_": "scripts.preparation.Windowsd", **key}

@@ -15,8 +15,8 @@ from pydicom.uid import UID
 
 from medcl.ingest.dicom_header import Frame, PixelLayout, quiet_pydicom
 from medcl.ingest.dicom_streams import JPEG_FAMILY, check_frame
+from medcl.ingest.grey import LUMINANCE
 from medcl.ingest.ledger import Refused
-from medcl.ingest.picture import LUMINANCE
 
 _NATIVE = {"", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 _JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)}

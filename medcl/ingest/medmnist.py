@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from medcl.foundation.types import Kind, Units, Volume
+from medcl.ingest.grey import LUMINANCE
 from medcl.ingest.growth import refuse_growth
 from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
-from medcl.ingest.picture import LUMINANCE
 from medcl.ingest.records import Facts, Identity, Scan, Source, describe
 from medcl.ingest.settings import IngestConfig
 

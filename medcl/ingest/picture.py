@@ -9,16 +9,15 @@ import numpy as np
 
 from medcl.foundation.types import Volume
 from medcl.ingest.burned_in import text_flags
+from medcl.ingest.grey import tiff_tag, upright_grey
 from medcl.ingest.growth import refuse_growth
 from medcl.ingest.hints import Hint
 from medcl.ingest.ledger import Refused
 from medcl.ingest.records import Facts, Identity, Scan, Source, describe
 from medcl.ingest.settings import IngestConfig
 
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _PNG_DEPTH = 24  # place of the byte in a PNG file
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
-_GREY_MODES = {"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+_BITS_PER_SAMPLE = 258  # TIFF tag
 
 
 def read_scan(path: str, relative: str, hint: Hint, config: IngestConfig) -> Scan:
@@ -60,22 +59,11 @@ def read_grey(path: str, budget: int) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _grey(image) -> tuple[np.ndarray, tuple[str, ...]]:
-    from PIL import ImageOps
-
     flags = _doubts(image)
-    is_inverse = image.mode.startswith("I;16") and _tag(image, _PHOTOMETRIC) == 0
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode not in _GREY_MODES:
-        colour = np.asarray(turned.convert("RGB"))
-        if turned.mode == "CMYK" or np.any(np.ptp(colour.astype(np.int16), axis=2) > 8):
-            flags.append("colour_to_grey")
-        values = np.rint(colour.astype(np.float32) @ LUMINANCE).astype(np.uint8)
-    else:
-        values = np.asarray(turned)
-    if is_inverse:
-        # White is zero: Pillow turns this around for 8 bits and not for 16.
-        values = 65535 - values
-    values = _plain(values)
+    values, in_colour = upright_grey(image)
+    flags += ["colour_to_grey"] if in_colour else []
+    if not np.isfinite(values).all():
+        raise Refused("not_finite")
     if min(values.shape) < 8:
         raise Refused("dimensions", f"{values.shape[1]} x {values.shape[0]}")
     if values.max() == values.min():
@@ -100,22 +88,4 @@ def _bits(image) -> int:
     if image.format == "PNG":
         image.fp.seek(_PNG_DEPTH)
         return image.fp.read(1)[0]
-    return max(_tag(image, _BITS_PER_SAMPLE) or (8,))
-
-
-def _tag(image, number: int):
-    """A TIFF tag, None where there is none."""
-    return image.tag_v2.get(number) if image.format == "TIFF" else None
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    """uint8, uint16 or float32, whatever PIL gave."""
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise Refused("not_finite")
-        return values.astype(np.float32)
-    if values.dtype.itemsize == 4:
-        return values.astype(np.uint16) if values.min() >= 0 and values.max() <= 65535 else values.astype(np.float32)
-    return values.astype(values.dtype.newbyteorder("="))
+    return max(tiff_tag(image, _BITS_PER_SAMPLE) or (8,))

@@ -1,4 +1,7 @@
-"""Are these Hounsfield units? What the values of a CT themselves say against it: not rescaled, rescaled twice, windowed."""
+"""Are these Hounsfield units? What the values of a CT themselves say against it: not rescaled, rescaled twice, windowed.
+
+A MONAI bundle carries this file: nothing outside NumPy may be imported.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,19 @@ def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
     if _is_clipped_above(values):
         doubts.append("windowed")
     return tuple(doubts)
+
+
+def why_not_hounsfield(array: np.ndarray, seen: tuple[float, float] | None) -> str:
+    """What speaks for sure against values said to be in HU, and the way out; empty where nothing does.
+
+    seen: the window that a network sees; values clipped beyond it are let through.
+    """
+    doubts = hu_doubts(array)
+    if "rescaled_twice" in doubts:
+        return "air near -2000, so these values were rescaled twice; give the original scan"
+    if "windowed" in doubts and seen is not None and float(array.max()) < seen[1]:
+        return f"cut to a window already, and this backbone sees {seen[0]:g} to {seen[1]:g}; give the original scan"
+    return ""
 
 
 def _is_clipped_above(values: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -182,6 +183,60 @@ def test_made_shapes_and_pictures_come_out_equal(tmp_path) -> None:
     Image.fromarray(picture).save(tmp_path / "x.png")
     volume = read_scans(tmp_path / "x.png").volumes[0]
     assert same_as_medcl(made_views("xray"), tmp_path / "x.png", tmp_path, volume) == 1
+
+
+@pytest.mark.parametrize("form", ["palette", "colour", "turned", "alpha", "16 bit", "white is zero"])
+def test_pictures_of_every_kind_come_out_equal(form, tmp_path) -> None:
+    rows, columns = np.mgrid[0:90, 0:140]
+    grey = (20 + columns + 0.5 * rows + np.random.default_rng(0).integers(0, 20, (90, 140))).clip(0, 255).astype(np.uint8)
+    colour = np.dstack([grey, grey[::-1], grey])
+    image = {"palette": Image.fromarray(colour).quantize(64), "colour": Image.fromarray(colour)}.get(form, Image.fromarray(grey))
+    image = {"16 bit": grey * np.uint16(200), "alpha": np.dstack([grey, np.full_like(grey, 255)])}.get(form, image)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    path = tmp_path / {"turned": "x.jpg", "white is zero": "x.tif"}.get(form, "x.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(path, **({"exif": exif} if form == "turned" else {}))
+    if form == "white is zero":
+        content = bytearray(path.read_bytes())
+        place = content.index(struct.pack("<HHI", 262, 3, 1)) + 8
+        content[place : place + 2] = b"\0\0"
+        path.write_bytes(content)
+    assert same_as_medcl(made_views("xray"), path, tmp_path, read_scans(path, IngestConfig(modality="xray")).volumes[0]) == 1
+
+
+def test_a_bundle_refuses_the_headers_that_medcl_refuses_and_reads_micrometres(tmp_path) -> None:
+    array = np.full((40, 44, 30), -1000, np.int16)
+    array[8:32, 8:36, 5:25] = 40 + np.arange(20)
+    affine, mirrored = np.diag([-1.1, 1.1, 2.0, 1]), np.diag([1.1, 1.1, 2.0, 1])
+    small, oblique = np.diag([-1100, 1100, 2000, 1.0]), turned(20, (1.1, 1.2, 2.0))
+    cases = {
+        "fine": (affine, affine, (1, 1), "mm", array),
+        "oblique": (oblique, oblique, (1, 1), "mm", array),
+        "two spaces": (affine, mirrored, (1, 2), "mm", array),
+        "micrometres": (small, small, (1, 1), "micron", array),
+        "unknown": (affine, affine, (0, 0), "mm", array),
+        "conflict": (affine, mirrored, (1, 1), "mm", array),
+        "rescaled twice": (affine, affine, (1, 1), "mm", array - np.int16(1024)),
+    }
+    for name, (sform, qform, codes, unit, values) in cases.items():
+        image = nib.nifti1.Nifti1Image(values, sform)
+        image.header.set_xyzt_units(unit)
+        image.set_sform(sform, code=codes[0])
+        image.set_qform(qform, code=codes[1])
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    for name in ("fine", "oblique", "two spaces", "micrometres"):
+        path = tmp_path / f"{name}.nii.gz"
+        assert same_as_medcl(made_views("ct"), path, tmp_path, read_scans(path, IngestConfig(modality="ct")).volumes[0])
+    whole = Volume(array, affine, "ct", "HU")
+    for name, says in (
+        ("unknown", "neither qform nor sform"),
+        ("conflict", "qform and sform disagree"),
+        ("rescaled twice", "rescaled twice"),
+    ):
+        with pytest.raises(RuntimeError) as refused:
+            same_as_medcl(made_views("ct"), tmp_path / f"{name}.nii.gz", tmp_path, whole)
+        assert says in str(refused.value.__cause__)
 
 
 REAL = ["CT_AVM", "CT_pitch", "totalseg_example_ct_sm", "chris_MRA", "spmMotor"]
