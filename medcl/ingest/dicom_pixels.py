@@ -62,11 +62,22 @@ def grey_values(frame: Frame) -> tuple[np.ndarray, tuple[str, ...]]:
     if pixels.samples == 3 or not pixels.photometric.startswith("MONOCHROME"):
         with quiet_pydicom():
             return _luminance(frame), ("colour_to_grey",)
-    values = stored_values(frame)
+    values = stored = stored_values(frame)
     if (pixels.photometric == "MONOCHROME1") != bool(frame.header.facts["inverse"]):
         low = -(1 << (pixels.bits_stored - 1)) if pixels.signed else 0
         values = (2 * low + (1 << pixels.bits_stored) - 1) - values.astype(np.int32)
-    return real_values(values, frame), ()
+    return _with_black_padding(real_values(values, frame), stored, frame), ()
+
+
+def _with_black_padding(values: np.ndarray, stored: np.ndarray, frame: Frame) -> np.ndarray:
+    """What lies outside the image (PixelPaddingValue, DICOM PS3.3 C.7.5.1.1.2) as its darkest value: turned around it would be white."""
+    pixels, padding = frame.header.pixels, frame.header.facts["padding"]
+    if padding is None:
+        return values
+    if pixels.signed and padding >= 1 << (pixels.bits_allocated - 1):  # read as US
+        padding -= 1 << pixels.bits_allocated
+    outside = stored == padding
+    return np.where(outside, values[~outside].min(), values) if outside.any() and not outside.all() else values
 
 
 def real_values(stored: np.ndarray, frame: Frame) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import DataElement, dcmread
 from pydicom.dataset import Dataset
 
 from medcl.ingest import IngestConfig, read_scans
@@ -42,6 +43,24 @@ def test_inverted_x_rays_are_turned_around(tmp_path: Path, values: dict[str, obj
     pixels = phantom(1, 30, 40)[0].astype(np.uint16)
     volume = read_scans(x_ray(tmp_path / "1", pixels, **values)).volumes[0]
     np.testing.assert_array_equal(volume.array[:, :, 0], 4095 - pixels.T)
+
+
+@pytest.mark.parametrize(("kind", "padding"), [(np.uint16, 0), (np.int16, 0xF830)], ids=["unsigned", "signed, read as unsigned"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_lies_outside_an_x_ray_is_as_dark_as_its_darkest_part(tmp_path: Path, photometric: str, kind: type, padding: int) -> None:
+    pixels = (100 + phantom(1, 30, 40)[0] % 900).astype(kind)
+    pixels[:, :12] = padding - (65536 if padding > 32767 else 0)
+    path = x_ray(tmp_path / "1", pixels, PhotometricInterpretation=photometric)
+    dataset = dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 16, 15
+    dataset[0x00280120] = DataElement(0x00280120, "US", padding)
+    dataset.save_as(path)
+    array = read_scans(path).volumes[0].array[:, :, 0].T.astype(int)
+    assert set(array[:, :12].ravel()) == {array[:, 12:].min()}
+    inside = pixels[:, 12:].astype(int)
+    np.testing.assert_array_equal(
+        array[:, 12:] - array.min(), inside.max() - inside if photometric == "MONOCHROME1" else inside - inside.min()
+    )
 
 
 def test_mri_in_monochrome1_keeps_its_values(tmp_path: Path) -> None:
