@@ -78,6 +78,10 @@ class Data:
             raise DataError(f"{item_id}: cannot be read any more ({refusal.reason}: {REASONS[refusal.reason][1]}); ingest again") from None
         except FileNotFoundError:
             raise DataError(f"{item_id}: its source files are gone; put them back where they were, or ingest again") from None
+        except IndexError:  # fewer frames, time points or items than there were
+            raise DataError(f"{item_id}: its source files have changed since they were ingested; ingest again") from None
+        except OSError as error:
+            raise DataError(f"{item_id}: its source files cannot be read any more ({type(error).__name__}); ingest again") from None
         if pixel_hash(volume) != digest:
             raise DataError(f"{item_id}: its source files have changed since they were ingested; ingest again")
         return volume

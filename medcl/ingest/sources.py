@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medcl.foundation.errors import UserError
 from medcl.ingest.hints import NIFTI_SUFFIXES
-from medcl.ingest.journal import key_of
+from medcl.ingest.journal import JOURNAL, key_of
 from medcl.ingest.ledger import Fate
 
 HEAD_BYTES = 352
@@ -104,12 +104,16 @@ def _walk(root: Path) -> Iterator[str]:
         return
     closed: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=False, onerror=lambda error: closed.append(str(error.filename))):
-        # What ingest wrote itself is no scan: a DATA folder may lie among its sources.
-        folders[:] = sorted(name for name in folders if not os.path.isfile(os.path.join(folder, name, "private", "key")))
+        # What ingest wrote itself is no scan: a DATA folder may lie among its sources, and one of a killed ingest has no key yet.
+        folders[:] = sorted(name for name in folders if not _is_ours(os.path.join(folder, name, "private")))
         for name in sorted(names):
             yield os.path.join(folder, name)
         yield from (path for path in (os.path.join(folder, name) for name in folders) if os.path.islink(path))
     yield from closed
+
+
+def _is_ours(private: str) -> bool:
+    return any(os.path.isfile(os.path.join(private, name)) for name in ("key", JOURNAL))
 
 
 def _kind_or_fate(path: str, root: Path, seen: set[str]) -> str | Fate:

@@ -205,6 +205,21 @@ def test_volumes_come_back_and_changed_sources_are_noticed(tmp_path: Path) -> No
         data.volume(name)
 
 
+def test_fewer_time_points_than_there_were_are_a_changed_source(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 900, (9, 10, 11, 3)).astype(np.int16)
+    path = write(tmp_path / "in" / "a.nii.gz", array)
+    ingest(tmp_path / "in", tmp_path / "out", settings=IngestConfig(modality="mr"), jobs=0)
+    data = open_data(tmp_path / "out")
+    last = data.manifest.loc[data.manifest["time_index"] == 2, "volume_id"].item()
+    write(path, array[..., :2])
+    with pytest.raises(DataError, match="have changed since they were ingested"):
+        data.volume(last)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match="cannot be read any more"):
+        data.volume(last)
+
+
 def test_tilted_time_series_and_pictures_come_back(tmp_path: Path) -> None:
     orientation = (1, 0, 0, 0, float(np.cos(0.2)), float(np.sin(0.2)))
     series(tmp_path / "in" / "tilt", orientation=orientation, positions=[(-10.0, -20.0, 2.5 * k) for k in range(8)])
@@ -431,3 +446,5 @@ def test_what_ingest_wrote_is_not_read_again(tmp_path: Path) -> None:
         ingest(tmp_path, tmp_path, jobs=0)
     first = ingest(tmp_path, tmp_path / "data", jobs=0)
     assert ingest(tmp_path, tmp_path / "data", jobs=0).files == ingest(tmp_path, tmp_path / "other", jobs=0).files == first.files == 6
+    (tmp_path / "data" / "private" / "key").unlink()  # as a kill while reading leaves it
+    assert ingest(tmp_path, tmp_path / "other", jobs=0).files == 6
