@@ -42,6 +42,7 @@ def _met(whole: Collection, tables: Sequence[Table]) -> Iterator[tuple[str, str]
         yield from (("name", name) for name in report.names)
         yield from ((kind, getattr(report, kind)) for kind in ("patient", "accession", "study"))
     for table in tables:
+        yield from (("name", name) for row in range(len(table.rows)) for name in table.names(row))
         for role in ("patient", "accession", "study", "file"):
             if role in table.roles:
                 yield from ((role, part) for row in range(len(table.rows)) for part in _parts(table.cell(row, role)))

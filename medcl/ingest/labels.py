@@ -14,7 +14,7 @@ from medcl.ingest.scrubbing import scrub
 from medcl.ingest.tables import Table
 
 MOST_CLASSES = 32
-_MISSING = {"", "nan", "na", "n/a", "none", "null", "?"}
+_MISSING = {"", "nan", "na", "n/a", "null", "?"}
 _PRIVATE_WORDS = {
     "name", "names", "date", "birth", "dob", "id", "ids", "uid", "uri", "url", "doi", "file", "path", "address", "phone", "mail", "email",
     "location", "hospital", "institution", "physician", "doctor", "radiologist", "time", "license", "licence", "note", "notes", "text",
@@ -58,7 +58,8 @@ def _looks_like_a_label(table: Table, name: str) -> bool:
     words = {word.lower() for word in _WORD.findall(plain)}
     if _PRIVATE_PARTS.search(plain) or _PRIVATE_WORDS & words:
         return False
-    values = [row[name] for row in table.rows if row[name].lower() not in _MISSING]
+    missing = _missing_words(table, name)
+    values = [row[name] for row in table.rows if row[name].lower() not in missing]
     distinct = set(values)
     numbers = [_as_number(value) for value in distinct]
     if len(distinct) < 2:
@@ -74,6 +75,13 @@ def _looks_like_a_label(table: Table, name: str) -> bool:
     return len(distinct) <= min(MOST_CLASSES, max(2, len(values) * 2 // 3))
 
 
+def _missing_words(table: Table, name: str) -> set[str]:
+    """What stands for nothing in a column. `none` does among numbers; among words, such as benign and malignant, it is one of them."""
+    more = _MISSING | {"none"}
+    are_numbers = all(_as_number(row[name]) is not None for row in table.rows if row[name].lower() not in more)
+    return more if are_numbers else _MISSING
+
+
 def _without_accents(name: str) -> str:
     """`Médecin` as `Medecin`: tables are written in four languages, and not always with their letters."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)).replace("ß", "ss")
@@ -85,11 +93,12 @@ def join_labels(table: Table, scans: Sequence[Scan], columns: Sequence[str]) -> 
     Where several rows belong to one scan, a column counts only if they agree.
     """
     joined: dict[int, dict[str, Value]] = {}
+    missing = {name: _missing_words(table, name) for name in columns}
     for index, scan in enumerate(scans):
         rows = table.rows_for_file(scan.source.paths[0]) or table.rows_for(scan.identity)[1]
         values: dict[str, Value] = {}
         for name in columns:
-            found = {table.rows[row][name] for row in rows if table.rows[row][name].lower() not in _MISSING}
+            found = {table.rows[row][name] for row in rows if table.rows[row][name].lower() not in missing[name]}
             if len(found) == 1:
                 values[name] = found.pop()
         if values:

@@ -95,7 +95,8 @@ def _report(
     table: Table, row: int, scans: list[Scan], members: tuple[int, ...], doubts: list[str], hasher: Hasher, config: ReportConfig
 ) -> Report:
     first = scans[0].identity
-    known = known_words(scans) | {name for name in table.cell(row, "names").split("\n") if _may_be_a_name(name)}
+    theirs = (*table.cell(row, "names").split("\n"), *table.names(row))
+    known = known_words(scans) | {name for name in theirs if _may_be_a_name(name)}
 
     def cleaned(text: str) -> tuple[str, tuple[str, ...]]:
         return scrub(without_comparisons(text) if config.drop_comparisons else text, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,14 @@ _SPLITS = {
 }
 
 
+# Of a column's name in small letters without spaces: not of files, studies or sequences.
+_NAMES_PEOPLE = re.compile(
+    r"(?:patients?|subjects?|last|first|sur|given|family|middle|nach|vor|doctors?|physicians?)names?$|^(?:name|nom|prénom|prenom|nombre|apellidos?)$"
+    r"|referrer|physician|radiologist|^arzt|ärztin$|zuweiser|befunder|médecin|medecin|médico|medico"
+)
+_WORDS_OF_A_NAME = re.compile(r"[\s,;^=]+")
+
+
 @dataclass(frozen=True)
 class Table:
     """A CSV as text cells. roles: role (file, patient, ...) -> column; the other columns may be labels."""
@@ -62,6 +71,14 @@ class Table:
         """A cell by role; empty where the table has no such column."""
         column = self.roles.get(role)
         return self.rows[row][column] if column else ""
+
+    def names(self, row: int) -> tuple[str, ...]:
+        """The people that a row names in columns of their own (`PatientName`, `Zuweiser`, ...): to scrub, and to look for."""
+        return tuple(word for column in self._name_columns for word in _WORDS_OF_A_NAME.split(self.rows[row][column]) if word)
+
+    @cached_property
+    def _name_columns(self) -> list[str]:
+        return [name for name in self.columns if name not in self.roles.values() and _NAMES_PEOPLE.search(_plain(name))]
 
     def hint(self, row: int) -> Hint:
         """What a row says about its file."""

@@ -229,6 +229,29 @@ def test_names_are_read_in_the_alphabet_that_the_header_says(tmp_path: Path, sai
     assert reports["text"].tolist() == ["Findings: [name] was seen; [name] too. No effusion."]
 
 
+def test_names_in_columns_of_a_table_leave_its_reports_and_are_looked_for(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png", 1)
+    row: dict[str, object] = {"file": "in/a.png", "Patient Name": "QUILL, Jo^Ann", "Zuweiser": "Prof. Umbra", "series_name": "Effusion"}
+    table = csv_file(tmp_path, [row | {"report": "Findings: quill and Umbra agree; Ann, too. No effusion at all."}])
+    ingest(tmp_path / "in", tmp_path / "out", reports=table, jobs=0)
+    reports = open_data(tmp_path / "out").reports
+    assert reports is not None
+    assert reports["text"].tolist() == ["Findings: [name] and [name] agree; [name], too. No effusion at all."]
+    known = pd.read_parquet(tmp_path / "out" / "private" / "identifiers.parquet")
+    assert {"QUILL", "Ann", "Umbra"} <= set(known.loc[known["kind"] == "name", "value"])
+
+
+def test_none_is_a_class_among_words_and_nothing_among_numbers(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"PatientID": f"MRN000{k}", "lesion": word, "grade": number}
+        for k, word, number in ((1, "none", "1"), (2, "None", "none"), (3, "benign", "2"))
+    ]
+    labels = ingested(tmp_path, labels=csv_file(tmp_path, rows), settings=IngestConfig(label_columns=("lesion", "grade"))).labels
+    assert labels is not None
+    assert sorted(labels["lesion"]) == ["None", "benign", "none"]
+    assert sorted(labels["grade"].dropna()) == [1.0, 2.0]
+
+
 def test_labels_by_folder_and_patient(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"file": f"in/{k}", "nodule": k % 2, "side": "LR"[k % 2]} for k in (1, 2)]
     rows.append({"file": "in/7", "nodule": 1, "side": "L"})
