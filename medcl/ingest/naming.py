@@ -40,9 +40,10 @@ class FileNames:
     def meet(self, paths: Iterable[str]) -> None:
         """Say which files there are. Masks do not count: one may be called as its image is."""
         for path in paths:
-            if not is_mask_name(path):
+            stem, suffix = _stem_and_suffix(path)
+            if (self._named.has(path) or self._stemmed.has(stem)) and not is_mask_name(path):
                 self._named.meet(path, "")
-                self._stemmed.meet(*_stem_and_suffix(path))
+                self._stemmed.meet(stem, suffix)
 
     def rows(self, path: str) -> list[int]:
         """The rows of one of the files."""
