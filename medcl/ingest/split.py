@@ -38,7 +38,7 @@ def split_patients(
 
 def beside_equals(known: Sequence[str], patients: Sequence[str], hashes: Sequence[str], near: Mapping[int, int]) -> list[str]:
     """`known` (a split, or empty), where items that go with one whose split is known get it too: of several, test, then val."""
-    people = _together(patients, hashes, near)
+    people = together(patients, hashes, near)
     parts: dict[int, set[str]] = defaultdict(set)
     for person, part in zip(people, known, strict=True):
         parts[person].add(part)
