@@ -335,7 +335,8 @@ class _Pretraining:
         if probe is not None:
             watchers.append(ProbeWatch(training.probe_every, probe))
         trackers = [tracker.build(self.folder) for tracker in (watch.mlflow, watch.wandb) if tracker is not None]
-        return [*watchers, TensorBoardWatch(self.folder / "tensorboard", training.probe_every), *trackers]
+        unseen = [row for row in self.rows if self.store.may_hold_text(row)]
+        return [*watchers, TensorBoardWatch(self.folder / "tensorboard", training.probe_every, unseen), *trackers]
 
     def _probe(self) -> Callable[[Encoder], dict[str, float]] | None:
         label = self.settings.probe_label

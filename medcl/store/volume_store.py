@@ -99,7 +99,7 @@ class VolumeStore:
 
     def may_hold_text(self, row: int) -> bool:
         """Whether ingest suspects text in the pixels, and a name may be in it: no page shows such a scan."""
-        return "flags" in self.index and may_hold_text(self.index["flags"].iat[row])
+        return "flags" in self._columns and may_hold_text(self._columns["flags"][row])
 
     def has_mask(self, row: int) -> bool:
         """Whether a mask belongs to the volume."""
@@ -156,7 +156,7 @@ class VolumeStore:
 
 _FAST = (
     *("file", "offset", "nbytes", "checksums", "frame", "mask_file", "mask_offset", "mask_nbytes", "mask_checksums", "mask_frame"),
-    *("dtype", "slope", "intercept", "background", "body_box", "mask_boxes"),
+    *("dtype", "slope", "intercept", "background", "body_box", "mask_boxes", "flags"),
 )
 
 

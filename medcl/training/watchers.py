@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -213,10 +213,10 @@ class ProbeWatch:
 class TensorBoardWatch:
     """Writes every figure for TensorBoard, and now and then a sheet of views, one of nearest neighbours and the embeddings for its
     projector (all of the batch at hand; points are named by row of the store; neither where a method's embeddings are not one a scan).
-    Put it last: it writes what the others found."""
+    Put it last: it writes what the others found. unseen: rows of scans that no sheet may show, since a name may be in their pixels."""
 
-    def __init__(self, folder: Path, views_every: int) -> None:
-        self.folder, self.views_every = folder, views_every
+    def __init__(self, folder: Path, views_every: int, unseen: Collection[int] = ()) -> None:
+        self.folder, self.views_every, self.unseen = folder, views_every, frozenset(unseen)
         self.state: dict[str, Any] = {}
         self._writer: Any = None
 
@@ -243,16 +243,22 @@ class TensorBoardWatch:
 
     def _draw(self, moment: Moment) -> None:
         batch = moment.batch
-        self._writer.add_image("views (one row per scan)", view_sheet(batch.views), moment.step, dataformats="HW")
+        shown = [place for place, row in enumerate(batch.item.tolist()) if row not in self.unseen]
+        self._sheet("views (one row per scan)", [view[shown] for view in batch.views], moment.step)
         if len(moment.output.embeddings) == len(batch) * distributed.world_size():  # of voxels there are more, the first all of one scan
             embeddings = moment.output.embeddings[: len(batch)].float()  # the first process's own come first
             nearest = hardest_negatives(embeddings, batch.patient)[1]
-            pairs = (batch.views[0][: len(nearest)], batch.views[0][nearest])
-            self._writer.add_image("a scan beside its nearest of another patient", view_sheet(pairs), moment.step, dataformats="HW")
+            both = [place for place in shown if place < len(nearest) and int(nearest[place]) in shown]
+            pairs = [batch.views[0][both], batch.views[0][nearest[both]]]
+            self._sheet("a scan beside its nearest of another patient", pairs, moment.step)
             self._writer.add_embedding(embeddings, [str(row) for row in batch.item.tolist()], global_step=moment.step, tag="embeddings")
 
+    def _sheet(self, title: str, views: Sequence[Tensor], step: int) -> None:
+        if len(views[0]):
+            self._writer.add_image(title, view_sheet(views), step, dataformats="HW")
 
-def view_sheet(views: tuple[Tensor, ...], items: int = 4) -> np.ndarray:
+
+def view_sheet(views: Sequence[Tensor], items: int = 4) -> np.ndarray:
     """Views side by side, one row per item, as (height, width) in 0..1: a picture, or the three middle planes of a volume."""
     rows = []
     for item in range(min(items, len(views[0]))):

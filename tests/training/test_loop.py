@@ -312,6 +312,28 @@ def test_tensorboard_gets_figures_and_views(tmp_path: Path) -> None:
     assert sorted(names) == [str(row) for row in range(8)]
 
 
+def test_tensorboard_shows_no_scan_that_may_hold_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may be in its pixels."""
+    drawn: list[list[torch.Tensor]] = []
+    keep = view_sheet
+    monkeypatch.setattr("medcl.training.watchers.view_sheet", lambda views: drawn.append(list(views)) or keep(views))
+    method, seen = made_method("simclr"), []
+    batches = made_batches(method)
+    for unseen in (range(3), range(100)):
+        watch = TensorBoardWatch(tmp_path / str(len(unseen)), 10, unseen)
+        look = watch.look
+        monkeypatch.setattr(watch, "look", lambda moment, figures, look=look: seen.append(moment.batch) or look(moment, figures))
+        train(method, batches, made_config(num_steps=1), watchers=[watch])
+        if len(unseen) == 100:
+            assert not drawn
+            break
+        allowed = [view[seen[0].item >= 3] for view in seen[0].views]
+        sheet, pairs = drawn
+        assert all(torch.equal(one, other) for one, other in zip(sheet, allowed, strict=True)) and len(allowed[0]) == 5
+        assert all(any(torch.equal(view, own) for own in allowed[0]) for side in pairs for view in side)
+        drawn.clear()
+
+
 def test_tensorboard_takes_no_voxel_for_a_scan(tmp_path: Path) -> None:
     """vox2vec's embeddings are voxels: the first eight of them are all of one scan."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
