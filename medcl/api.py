@@ -326,11 +326,9 @@ class _Pretraining:
     def watchers(self) -> Sequence[Watcher]:
         """Who looks on. Raises UserError where a tracker is missing, or the store has no such label to probe."""
         training, watch = self.settings.training, self.settings.watch
-        watchers: list[Watcher] = [
-            CollapseWatch(watch, self.progress),
-            LearningWatch(watch, self.progress),
-            WaitingWatch(training.workers, self.progress),
-        ]
+        watchers: list[Watcher] = [CollapseWatch(watch, self.progress), LearningWatch(watch, self.progress)]
+        if here().gpu is not None:  # on a CPU views and network share the cores: more workers would wait less and learn slower
+            watchers.append(WaitingWatch(training.workers, self.progress))
         probe = self._probe()
         if probe is not None:
             watchers.append(ProbeWatch(training.probe_every, probe))

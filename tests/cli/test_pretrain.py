@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,13 @@ from medcl import api, cli
 from medcl.evaluation.leaks import Scored, check_leaks
 from medcl.foundation.files import write_text
 from medcl.foundation.lock import alone_in
+from medcl.foundation.progress import Silent
 from medcl.ingest.manifest import read_parquet
+from medcl.run_config import load_pretrain
+from medcl.store.volume_store import VolumeStore
 from medcl.training.checkpoint import TENSORS
 from medcl.training.metrics import MetricsLog
+from medcl.training.watchers import WaitingWatch
 from tests.training.small_runs import free_port
 
 
@@ -270,3 +275,12 @@ def test_an_average_is_exported_and_what_only_saves_memory_may_change(small_conf
     exported = load_file(out / "backbone" / "weights.safetensors")
     assert all(torch.equal(tensor, kept[f"average.backbone.{name}"]) for name, tensor in exported.items())
     assert any(not torch.equal(tensor, kept[f"method.backbone.{name}"]) for name, tensor in exported.items())
+
+
+def test_only_a_gpu_is_said_to_wait_for_its_data(small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU views and network share the cores: with more workers the made cohort's runs wait less and take longer."""
+    settings = load_pretrain(small_config)
+    run = api._Pretraining(settings, VolumeStore(settings.store), tmp_path, Silent())
+    assert WaitingWatch not in map(type, run.watchers())
+    monkeypatch.setattr(api, "here", lambda: SimpleNamespace(gpu="cuda:0"))
+    assert WaitingWatch in map(type, run.watchers())
