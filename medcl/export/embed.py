@@ -25,6 +25,7 @@ from medcl.foundation.types import Features, Volume
 from medcl.ingest import IngestConfig, read_scans
 from medcl.ingest.duplicates import pixel_hash
 from medcl.ingest.ledger import count_reasons, explain_counts
+from medcl.ingest.reading import Reading
 from medcl.ingest.units import why_not_hounsfield
 from medcl.store.standard import Refused, as_stored, prepare_volume
 from medcl.views.batched import WINDOW_OVERLAP
@@ -56,7 +57,7 @@ def embed_scan(backbone: Backbone, scan: str | Path | Volume | np.ndarray, setti
     if isinstance(scan, Volume):
         return embed_volume(backbone, scan)
     scan = Path(scan)
-    volumes = _read(scan, backbone.contract, settings)
+    volumes = _read(scan, backbone.contract, settings).volumes
     if len(volumes) > 1:
         raise UserError(f"{scan}: holds {len(volumes)} volumes; name one file or series, or use `medcl embed`, which writes a row for each")
     return embed_volume(backbone, volumes[0])
@@ -64,6 +65,13 @@ def embed_scan(backbone: Backbone, scan: str | Path | Volume | np.ndarray, setti
 
 def embed_volume(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVERLAP) -> Features:
     """Features of one Volume; see `embed_scan`. overlap: of neighbouring windows, 0 to below 1."""
+    parts = list(_of_windows(backbone, volume, overlap))
+    maps = tuple(torch.cat(level) for level in zip(*(part.dense for part in parts), strict=True))
+    return Features(torch.cat([part.pooled for part in parts]).mean(dim=0, keepdim=True), maps)
+
+
+def _of_windows(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVERLAP) -> Iterator[Features]:
+    """Features of a few windows at a time, in the order of `Backbone.views.windows`: all maps of a long scan may not fit into memory."""
     check_claims(volume, backbone.contract)
     try:
         recipe = backbone.contract.recipe
@@ -73,16 +81,11 @@ def embed_volume(backbone: Backbone, volume: Volume, overlap: float = WINDOW_OVE
     views = backbone.views
     windows = views.windows(prepared.array.shape, prepared.affine, overlap=overlap)
     device = next(backbone.parameters()).device
-    pooled: list[Tensor] = []
-    dense: list[tuple[Tensor, ...]] = []
-    with torch.inference_mode():
-        for start in range(0, len(windows), _BATCH):
-            images = [_image(views.render_prepared(prepared, window), views.flat) for window in windows[start : start + _BATCH]]
+    for start in range(0, len(windows), _BATCH):
+        images = [_image(views.render_prepared(prepared, window), views.flat) for window in windows[start : start + _BATCH]]
+        with torch.inference_mode():
             features = backbone(torch.stack(images).to(device))
-            pooled.append(features.pooled)
-            dense.append(features.dense)
-    maps = tuple(torch.cat(level) for level in zip(*dense, strict=True))
-    return Features(torch.cat(pooled).mean(dim=0, keepdim=True), maps)
+        yield features
 
 
 def check_claims(volume: Volume, contract: Contract) -> None:
@@ -129,15 +132,25 @@ class _Embedder:
         rows: list[_Row] = []
         errors: list[MedclError] = []
         try:
-            volumes = _read(scan, self.network.contract, self.settings)
+            reading = _read(scan, self.network.contract, self.settings)
         except MedclError as error:
             return rows, [error]
-        for place, volume in enumerate(volumes):
+        for place, volume in enumerate(reading.volumes):
             try:
-                rows.append(_Row(place, pixel_hash(volume), embed_volume(self.network, volume).pooled[0].numpy()))
+                pooled = torch.cat([part.pooled for part in _of_windows(self.network, volume)]).mean(dim=0)
+                rows.append(_Row(place, pixel_hash(volume), pooled.numpy()))
             except UserError as error:
-                errors.append(UserError(f"{scan}, volume {place}: {error}"))
+                errors.append(UserError(f"{_file_of(reading, place) or scan}, volume {place}: {error}"))
         return rows, errors
+
+
+def _file_of(reading: Reading, place: int) -> str:
+    """The first file of a volume; of several volumes in one file, the ledger names it with the first of them."""
+    first: dict[int, str] = {}
+    for told in reading.ledger:
+        if told.volume_id:
+            first.setdefault(int(told.volume_id), told.file_key)
+    return first.get(max((known for known in first if known <= place), default=-1), "")
 
 
 _embedder: _Embedder | None = None  # of a worker process
@@ -216,13 +229,13 @@ def embed_files(
     return Embedded({"scans": len(scans), "embeddings": len(rows), "dim": network.dim, "refused": len(messages)}, messages, lines)
 
 
-def _read(scan: str | Path, contract: Contract, settings: IngestConfig | None) -> list[Volume]:
+def _read(scan: str | Path, contract: Contract, settings: IngestConfig | None) -> Reading:
     """Every volume of a scan. Raises DataError with the ledger's reasons where there is none."""
     reading = read_scans(scan, settings or _when_files_do_not_say(contract))
     if not reading.volumes:
         reasons = explain_counts(count_reasons(reading.ledger)) or ["no files at all"]
         raise DataError("\n".join([f"{scan}: nothing usable:", *reasons]))
-    return reading.volumes
+    return reading
 
 
 def _when_files_do_not_say(contract: Contract) -> IngestConfig:

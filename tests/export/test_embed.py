@@ -179,6 +179,18 @@ def test_table_has_a_row_per_volume_and_no_names(volume_backbone, tmp_path, suff
     assert again.read_bytes() == content
 
 
+def test_what_is_left_out_of_a_folder_is_named_by_its_file(volume_backbone, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in (0, 2):
+        write_nifti(tmp_path / "in" / f"{number}.nii.gz", ct_volume(number))
+    spoiled = np.clip(ct_volume().array, 0, 1)
+    timed = nib.nifti1.Nifti1Image(np.stack([spoiled, spoiled[::-1]], axis=3), ct_volume().affine)
+    timed.header.set_xyzt_units("mm", "sec")
+    nib.loadsave.save(timed, tmp_path / "in" / "1.nii.gz")
+    result = embed_files(volume_backbone, [tmp_path / "in"], tmp_path / "out.npz")
+    assert [message.partition(":")[0] for message in result.refused] == [f"{tmp_path}/in/1.nii.gz, volume {place}" for place in (1, 2)]
+
+
 @pytest.mark.slow
 def test_processes_side_by_side_write_the_same_table(volume_backbone, tmp_path):
     """Two processes, each with its own torch; refusals come back from them as they are."""
