@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> str:
         for method in ("SimCLR", "MoCo")
     ]
     if small:
-        cases = [Case(method, 18, 16, 4, 2, 2, 0) for method in ("SimCLR", "MoCo")]
+        cases = [Case(method, 18, 16, 4, 3, 2, 0) for method in ("SimCLR", "MoCo")]
     with tempfile.TemporaryDirectory() as folder:
         scans = view_arms.write_scans(Path(folder) / "scans", (32, 32, 32) if small else view_arms.SHAPE)
         store = view_arms.open_store(Path(folder))
