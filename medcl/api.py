@@ -24,7 +24,7 @@ from medcl.foundation import config as yaml_settings
 from medcl.foundation import distributed
 from medcl.foundation.errors import UserError
 from medcl.foundation.files import CARD, hash_of_folder, read_json, write_card, write_json, write_text
-from medcl.foundation.lock import LOCK, alone_in
+from medcl.foundation.lock import alone_in, holds_anything
 from medcl.foundation.progress import Progress, Silent
 from medcl.loading.batches import Batches
 from medcl.loading.texts import ReportTexts, report_of_rows
@@ -192,7 +192,7 @@ class _Pretraining:
             self._same_as_before()
         elif self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--out {self.folder}: there is a file where a folder is to be; choose another --out")
-        elif not (self.folder / INPUTS).is_file() and self._holds_something():
+        elif not (self.folder / INPUTS).is_file() and holds_anything(self.folder):
             raise UserError(f"--out {self.folder}: exists and holds no run; name a new folder, or remove this one")
         elif (given := self.initial()) is not None and not given.exists():
             raise UserError(f"initial: {given}: no such file; expected a backbone folder or its weights.safetensors")
@@ -249,6 +249,11 @@ class _Pretraining:
         given = self.settings.initial
         return find_backbone(given) if given is not None and given.is_dir() and not (given / TENSORS).is_file() else given
 
+    def _told_by(self) -> Path | None:
+        """Who says what the first weights were trained on: they, or, where a run outlives them, its own backbone of step 0."""
+        given = self.settings.initial
+        return self.folder / "backbone" if given is not None and not given.exists() else self.initial()
+
     def save_backbone(self, step: int, encoder: Encoder) -> None:
         """Write `backbone/`, proven by loading it back; at step 0 too, so that a run that could not be exported never starts."""
         index = self.store.index.iloc[self.rows]
@@ -260,8 +265,7 @@ class _Pretraining:
             licence=self.settings.licence,
             metrics=last_metrics(self.folder) if step else {},
             items=index,
-            # A run that goes on may outlive the weights it began with; then its own backbone, written at step 0, has the list.
-            initial=items_of(self.initial() if (given := self.settings.initial) is None or given.exists() else self.folder / "backbone"),
+            initial=items_of(self._told_by()),
         )
         save_backbone(encoder, self.settings.encoder, self.folder / "backbone", views=self.maker, provenance=provenance)
 
@@ -281,9 +285,6 @@ class _Pretraining:
 
     def _inputs(self) -> dict[str, str]:
         return {"store": hash_of_folder(self.settings.store)}
-
-    def _holds_something(self) -> bool:
-        return self.folder.is_dir() and bool({*self.folder.iterdir()} - {self.folder / LOCK, *self.folder.glob(".*.partial")})
 
     def _same_as_before(self) -> None:
         changed = self._changed()

@@ -15,6 +15,7 @@ from medcl.foundation.errors import UserError
 
 CARD = "card.json"
 SCHEMA_VERSION = 1
+PARTIAL = ".*.partial"  # what a kill leaves of a file that was being written
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medcl.foundation.errors import UserError
-from medcl.foundation.files import make_folder
+from medcl.foundation.files import PARTIAL, make_folder
 
 LOCK = ".lock"
 
@@ -36,3 +36,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     with open(folder / LOCK, "ab") as file:
         hold(file, folder)
         yield
+
+
+def holds_anything(folder: Path) -> bool:
+    """Whether there is more in a folder than its lock and what a kill left of a file that was being written."""
+    return folder.is_dir() and bool({*folder.iterdir()} - {folder / LOCK, *folder.glob(PARTIAL)})

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from medcl.foundation.cluster import Cluster
 from medcl.foundation.config import to_yaml
 from medcl.foundation.errors import DataError, UserError
-from medcl.foundation.files import CARD, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
-from medcl.foundation.lock import LOCK, alone_in
+from medcl.foundation.files import CARD, PARTIAL, hash_of_folder, read_card, read_json, write_card, write_json, write_text, write_whole
+from medcl.foundation.lock import alone_in, holds_anything
 from medcl.foundation.progress import Progress, Silent
 from medcl.foundation.side_by_side import begun, side_by_side
 from medcl.store import update, work
@@ -35,7 +35,6 @@ __all__ = ["Prepared", "Refused", "Summary", "prepare", "prepare_volume"]
 
 LEDGER = "ledger.parquet"
 _BEGUN = "begun.json"
-_PARTIAL = ".*.partial"  # what a kill leaves of a file that was being written (foundation/files.py)
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def _is_whole(out: Path, made_from: dict[str, Any]) -> bool:
 def _refuse_foreign(out: Path) -> None:
     """Raise UserError where files lie in `out` and no store does."""
     known = any((out / name).is_file() for name in (CARD, _BEGUN))
-    if not known and out.is_dir() and {*out.iterdir()} - {out / LOCK, *out.glob(_PARTIAL)}:
+    if not known and holds_anything(out):
         raise UserError(f"--out {out}: not empty and not a store; choose another folder")
 
 
@@ -148,7 +147,7 @@ def _already_whole(out: Path, progress: Progress) -> Summary:
 
 def _begin(out: Path, made_from: dict[str, str], context: work.Context, progress: Progress) -> None:
     """Open a new store, go on with a begun one, or turn one whose DATA has changed into a begun one that keeps what stays."""
-    for path in out.glob(_PARTIAL):
+    for path in out.glob(PARTIAL):
         path.unlink()
     if any((out / name).is_file() for name in (CARD, _BEGUN)) and _made_from(out) != made_from:
         stay = None
